@@ -1,0 +1,1 @@
+"""First-party custom layers of graphopt."""

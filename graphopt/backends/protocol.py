@@ -1,0 +1,157 @@
+"""The contract of a backend: what it is asked, what it answers, how it fails. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from graphopt.config import Dims, Shapes
+from graphopt.errors import BackendError, UsageError
+
+StrPath = str | os.PathLike[str]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, steps done, steps in total). What it raises ends the build and reaches the caller."""
+
+
+@dataclass(frozen=True)
+class ParserError:
+    """One node that the parser refused, and why."""
+
+    node: str
+    """Its name; '#7' for the unnamed node 7 of the graph; '' where the model as a whole is refused."""
+    op: str
+    reason: str
+    index: int = -1
+    output: str = ""
+    """Its first output, which leads to it where it has no name."""
+
+    @property
+    def where(self) -> str:
+        """'node conv1 (Conv)', as a person would say it."""
+        if not self.node:
+            return ""
+        output = f", output {self.output}" if self.node.startswith("#") and self.output else ""
+        return f"node {self.node} ({self.op}{output})"
+
+
+class ParseError(BackendError):
+    """The backend refuses the model; `errors` says which nodes, in the model's order."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", errors: Sequence[ParserError] = ()) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.errors = tuple(errors)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"errors": self.errors})
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a network: -1 is a dimension known only at run time."""
+
+    dtype: str
+    """In ONNX's words: float32, float16, bfloat16, float8e4m3fn, int64, bool, ..."""
+    dims: Dims
+    names: tuple[str, ...] = ()
+    """The symbolic name of each dimension, '' where it has none."""
+    is_shape: bool = False
+    """Its values decide shapes: a profile bounds its values, not its dimensions."""
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What the backend made of a model, before any build."""
+
+    layers: int
+    """Constant layers are not counted: they cost nothing at run time."""
+    constants: int
+    layer_types: Mapping[str, int]
+    """How many of each type, Constant layers left out: {'CONVOLUTION': 53, ...}."""
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> NetworkInfo:
+        def tensors(found: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorInfo]:
+            return {
+                name: TensorInfo(one["dtype"], tuple(one["dims"]), tuple(one["names"]), one["is_shape"])
+                for name, one in found.items()
+            }
+
+        return cls(**{**data, "inputs": tensors(data["inputs"]), "outputs": tensors(data["outputs"])})
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build an engine; None and () leave the backend's own default. Raises UsageError."""
+
+    optimization_level: int | None = None
+    workspace_bytes: int | None = None
+    compute_capabilities: tuple[tuple[int, int], ...] = ()
+    tf32: bool = True
+    verbose: bool = False
+    """Keep the backend's informative log lines, not only warnings and errors."""
+
+    def __post_init__(self) -> None:
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise UsageError(f"optimization level {self.optimization_level} does not exist", hint="choose 0 to 5")
+        if self.workspace_bytes is not None and self.workspace_bytes < 0:
+            raise UsageError(f"a workspace of {self.workspace_bytes} bytes cannot be had")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BuildOptions:
+        return cls(**{**data, "compute_capabilities": tuple(map(tuple, data["compute_capabilities"]))})
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """An engine that is complete on disk, and what it took."""
+
+    engine_path: Path
+    bytes: int
+    seconds: float
+    layers: int
+    backend: str
+    version: str
+    network: NetworkInfo
+    log: tuple[str, ...] = field(default=(), repr=False)
+    """The last lines that the backend logged: warnings and errors, and what its native code printed."""
+
+
+class Backend(Protocol):
+    """What can take an ONNX model to the hardware."""
+
+    @property
+    def name(self) -> str:
+        """'tensorrt_rtx', 'tensorrt' or 'onnxruntime', as in config.BACKENDS."""
+
+    def available(self) -> str | None:
+        """None, or why this backend cannot be used here and how to install it."""
+
+    def version(self) -> str:
+        """The backend's own version, like '1.6.1.120'. Raises BackendError if it is not available."""
+
+    def parse(self, model_path: StrPath) -> NetworkInfo:
+        """The network that the backend makes of a model.
+
+        Raises ModelError if there is no such file, ParseError if the backend refuses the model, BackendError if it is
+        not available, dies or takes longer than Limits.build_seconds.
+        """
+
+    def build(
+        self,
+        model_path: StrPath,
+        engine_path: StrPath,
+        shapes: Shapes | None = None,
+        options: BuildOptions | None = None,
+        progress: Progress | None = None,
+    ) -> BuildResult:
+        """An engine for the model at engine_path: complete, or as it was before.
+
+        Raises what parse raises, UsageError if shapes are missing or do not fit the model's inputs or engine_path
+        cannot be written, and BackendError if the build fails.
+        """

@@ -1,0 +1,88 @@
+"""The child's half of a native run: `python -m graphopt.backends.worker` with a request on stdin."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from typing import Any
+
+from graphopt.config import Shapes
+from graphopt.errors import BackendError, GraphoptError
+
+from .native import Native, load
+from .process import TRACE_BYTES
+from .protocol import BuildOptions, ParseError
+from .tensorrt import FLAVORS
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Pipe:
+    """The way back to the parent."""
+
+    def __init__(self, messages: int, trace: int) -> None:
+        self._messages = messages
+        self._trace = trace
+        for descriptor in (messages, trace):
+            os.set_inheritable(descriptor, False)
+
+    def send(self, **message: Any) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(self._messages, data) :]
+
+    def at_node(self, node: str) -> None:
+        os.pwrite(self._trace, node.encode(errors="replace")[:TRACE_BYTES].ljust(TRACE_BYTES, b"\0"), 0)
+
+
+def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
+    """What the parent asked for. Raises GraphoptError."""
+    flavor = FLAVORS[request["backend"]]
+    module = load(flavor)
+    version = str(module.__version__)
+    if request["action"] == "probe":
+        return {"version": version}
+    options = BuildOptions.from_json(request.get("options") or dataclasses.asdict(BuildOptions()))
+    native = Native(module, flavor, options, pipe)
+    network = dataclasses.asdict(native.parse(request["model"]))
+    if request["action"] == "parse":
+        return {"version": version, "network": network}
+    shapes = {bound: {name: tuple(dims) for name, dims in found.items()} for bound, found in request["shapes"].items()}
+    seconds = native.build(Shapes(**shapes), request["engine"])
+    return {"version": version, "network": network, "seconds": seconds}
+
+
+def main() -> None:
+    """Answer one request and end at once: native destructors that run at exit can crash, too."""
+    messages, trace, parent = map(int, sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _end_with(parent)
+    pipe = Pipe(messages, trace)
+    try:
+        pipe.send(type="result", value=answer(json.load(sys.stdin), pipe))
+    except GraphoptError as error:
+        found = [dataclasses.asdict(one) for one in error.errors] if isinstance(error, ParseError) else []
+        kind = type(error).__name__
+        pipe.send(type="error", kind=kind, what=error.what, where=error.where, hint=error.hint, errors=found)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Die when the parent does, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            raise BackendError("the parent process is gone")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The whole extension surface of graphopt: what a plugin may implement.
+
+A plugin is a module (an entry point of group `graphopt`, a file given with --plugin, or a name in GRAPHOPT_PLUGINS)
+whose functions under `@graphopt.hookimpl` have these names; a parameter that is not needed may be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pluggy
+
+API = 1
+"""Version of this file. A plugin that needs a newer one says so: `GRAPHOPT_API = 2`."""
+
+hookspec = pluggy.HookspecMarker("graphopt")
+hookimpl = pluggy.HookimplMarker("graphopt")
+
+ONE_ANSWER = frozenset({"graphopt_inputs"})
+"""Hooks that at most one plugin may answer in a run; two answers are an error naming both."""
+
+
+@hookspec
+def graphopt_passes() -> Sequence[Any]:  # type: ignore[empty-body]
+    """Passes that this plugin adds: Rule instances and functions under `@graphopt.pass_`. Asked once per run."""
+
+
+@hookspec
+def graphopt_pipelines() -> Mapping[str, Sequence[str]]:  # type: ignore[empty-body]
+    """Named selections for --pipeline: name -> names of passes or whole stages. Asked once per run."""
+
+
+@hookspec
+def graphopt_inputs(path: str) -> Mapping[str, Any] | None:
+    """Real inputs to verify the model at `path` with (name -> array), or None. At most one plugin may answer."""
+
+
+@hookspec
+def graphopt_check(rule: str, nodes: Sequence[Any], target: Any) -> str | None:
+    """A veto: None, or why `rule` must leave these matched nodes alone. Asked before each rewrite."""
+
+
+@hookspec
+def graphopt_after_pass(graph: Any, name: str, changes: int) -> None:
+    """Told after each run of a pass, with the number of its changes. Must not change the graph."""

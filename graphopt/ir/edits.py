@@ -1,0 +1,333 @@
+"""Edits that keep a graph consistent: constant time each, whatever the number of consumers.
+
+An `Editor` is made over a whole model (all scopes) in linear time, and used until `flush`, which puts
+`scope.nodes` in order again. Code that edits graphsurgeon's objects directly makes a new Editor afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from . import dtypes, shapes
+from .graph import adopt, extras, new_constant, new_node, new_variable, peek, scopes, subgraphs
+from .order import is_sorted, toposort
+
+
+class Editor:
+    """All edits of one model: replace, insert, remove, with graph outputs, captures and names kept right."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.changes = 0
+        """Number of edits so far."""
+        self._scope: dict[int, gs.Graph] = {}
+        self._place: dict[int, tuple[int, int]] = {}
+        self._alive: dict[int, gs.Node] = {}
+        self._results: dict[int, list[gs.Graph]] = {}
+        self._function: dict[int, gs.Graph] = {}
+        self._fed: set[int] = set()
+        self._names: set[str] = set()
+        self._added: dict[int, tuple[gs.Graph, list[gs.Node]]] = {}
+        self._touched: dict[int, gs.Graph] = {}
+        self._count = 0
+        self._place_from = 0
+        for scope in scopes(graph):
+            self.enter(scope)
+
+    def enter(self, scope: gs.Graph) -> None:
+        """Take a scope under the editor's care (called for all scopes that exist when it is made)."""
+        for tensor in scope.inputs:
+            self._fed.add(id(tensor))
+            self._names.add(tensor.name)
+        for tensor in scope.outputs:
+            self._results.setdefault(id(tensor), []).append(scope)
+            self._names.add(tensor.name)
+        for node in scope.nodes:
+            adopt(node)
+            self._know(node, scope, (self._place_from, 0))
+            self._place_from += 1
+            for tensor in node.inputs:
+                self._names.add(tensor.name)
+
+    def _know(self, node: gs.Node, scope: gs.Graph, place: tuple[int, int]) -> None:
+        self._scope[id(node)] = scope
+        self._place[id(node)] = place
+        self._alive[id(node)] = node
+        self._names.add(node.name)
+        for tensor in node.outputs:
+            self._names.add(tensor.name)
+
+    # -- questions ---------------------------------------------------------------------------------------------
+
+    def nodes(self) -> list[gs.Node]:
+        """Every node of every scope, in order."""
+        return [node for scope in scopes(self.graph) for node in scope.nodes if id(node) in self._alive]
+
+    def has(self, node: gs.Node) -> bool:
+        """Whether the node is still part of the model."""
+        return self._alive.get(id(node)) is node
+
+    def scope(self, node: gs.Node) -> gs.Graph:
+        """The graph, body or function that holds the node."""
+        return self._scope[id(node)]
+
+    def place(self, node: gs.Node) -> tuple[int, int]:
+        """A key that orders nodes of one scope as they run."""
+        return self._place[id(node)]
+
+    def is_result(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor is an output of the model, of a body or of a function."""
+        return id(tensor) in self._results
+
+    def is_input(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor is an input of the model, of a body or of a function."""
+        return id(tensor) in self._fed
+
+    def is_used(self, tensor: gs.Tensor) -> bool:
+        """Whether anything reads the tensor."""
+        return bool(tensor.outputs) or id(tensor) in self._results
+
+    def use_count(self, tensor: gs.Tensor) -> int:
+        """Number of slots and graph outputs that read the tensor."""
+        return len(tensor.outputs) + len(self._results.get(id(tensor), ()))
+
+    # -- names and constants -----------------------------------------------------------------------------------
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing in the model has, close to `stem`."""
+        name, number = stem or "value", 0
+        while name in self._names:
+            number = max(number + 1, self._count)
+            name = f"{stem}_{number}"
+        if number:
+            self._count = number + 1
+        self._names.add(name)
+        return name
+
+    def constant(self, values: Any, name: str = "constant") -> gs.Constant:
+        """A new constant of these values, under a fresh name."""
+        return new_constant(self.fresh(name), np.asarray(values))
+
+    # -- edits -------------------------------------------------------------------------------------------------
+
+    def insert(
+        self,
+        op: str,
+        inputs: list[gs.Tensor],
+        attrs: dict[str, Any] | None = None,
+        *,
+        at: gs.Node,
+        domain: str = "",
+        outputs: int | list[gs.Tensor] = 1,
+        name: str = "",
+    ) -> gs.Node:
+        """A new node in the scope of `at`, ordered just before it unless its inputs come later."""
+        stem = name or op
+        if isinstance(outputs, int):
+            outputs = [new_variable(self.fresh(f"{stem}_out")) for _ in range(outputs)]
+        node = new_node(op, inputs, outputs, attrs, name=self.fresh(stem), domain=domain)
+        self.attach(node, at)
+        return node
+
+    def attach(self, node: gs.Node, at: gs.Node) -> None:
+        """Put a finished node into the scope of `at`, just before it."""
+        scope = self._scope[id(at)]
+        self._count += 1
+        self._know(node, scope, (self._place[id(at)][0], self._count))
+        self._added.setdefault(id(scope), (scope, []))[1].append(node)
+        self._touch(scope)
+        for body in subgraphs(node):
+            for inner in scopes(body, functions=False):
+                if not all(id(n) in self._alive for n in inner.nodes):
+                    self.enter(inner)
+
+    def move(self, node: gs.Node, at: gs.Node) -> None:
+        """Put a node that was taken out of a body's node list into the scope of `at`, just before it."""
+        scope = self._scope[id(at)]
+        self._count += 1
+        self._scope[id(node)] = scope
+        self._place[id(node)] = (self._place[id(at)][0], self._count)
+        self._added.setdefault(id(scope), (scope, []))[1].append(node)
+        self._touch(scope)
+
+    def _touch(self, scope: gs.Graph) -> None:
+        self._touched[id(scope)] = scope
+        self.changes += 1
+
+    def replace_uses(self, old: gs.Tensor, new: gs.Tensor) -> int:
+        """Every node that reads `old` reads `new`; graph outputs are left. Returns the number of slots."""
+        users = list(old.outputs)
+        for node in users:
+            for slot, tensor in enumerate(node.inputs):
+                if tensor is old:
+                    node.inputs[slot] = new
+            scope = self._scope.get(id(node))
+            if scope is not None:
+                self._touch(scope)
+        return len(users)
+
+    def replace(self, old: gs.Tensor, new: gs.Tensor, *, at: gs.Node | None = None) -> None:
+        """Whatever read `old`, graph outputs included, now gets the value of `new`; output names stay.
+
+        `at`: the node before which an Identity may be put; by default the producer of `old`.
+        """
+        if new is old:
+            return
+        self._share_facts(old, new)
+        producer = old.inputs[0] if old.inputs else None
+        results = self._results.get(id(old), ())
+        if not results:
+            self.replace_uses(old, new)
+            return
+        maker = new.inputs[0] if new.inputs else None
+        can_take = (
+            maker is not None
+            and not self.is_result(new)
+            and not self.is_input(new)
+            and all(self._scope.get(id(maker)) is scope for scope in results)
+        )
+        if maker is not None and can_take:
+            if producer is not None:
+                self._release(producer, old)
+            slot = next(i for i, tensor in enumerate(maker.outputs) if tensor is new)
+            maker.outputs[slot] = old
+            self.replace_uses(new, old)
+            self._touch(self._scope[id(maker)])
+            return
+        anchor = at if at is not None else producer
+        self.replace_uses(old, new)
+        if anchor is None:
+            return
+        if producer is not None and producer.op == "Identity" and not producer.domain:
+            if producer.inputs[0] is not new:
+                producer.inputs[0] = new
+                self._touch(self._scope[id(producer)])
+            return
+        if producer is not None:
+            self._release(producer, old)
+        self.insert("Identity", [new], at=anchor, outputs=[old], name=f"{old.name}_identity")
+
+    def _release(self, producer: gs.Node, tensor: gs.Tensor) -> None:
+        """`producer` no longer makes `tensor`; it makes an unused one in its place."""
+        slot = next(i for i, made in enumerate(producer.outputs) if made is tensor)
+        spare = new_variable(self.fresh(f"{tensor.name}_unused"), tensor.dtype, tensor.shape)
+        producer.outputs[slot] = spare
+        self._touch(self._scope[id(producer)])
+
+    def _share_facts(self, old: gs.Tensor, new: gs.Tensor) -> None:
+        """Both hold one value, so what is known of the type of one is known of the other."""
+        shape = shapes.merge(shapes.of(old), shapes.of(new))
+        dtype = dtypes.of(old) if dtypes.of(old) is not None else dtypes.of(new)
+        for tensor in (old, new):
+            if isinstance(tensor, gs.Variable) and tensor.type == "tensor_type":
+                if not self.is_input(tensor) and not self.is_result(tensor):
+                    tensor.shape = shape
+                if tensor.dtype is None:
+                    tensor.dtype = dtype
+
+    def remove(self, node: gs.Node) -> None:
+        """Take a node and its bodies out of the model; its outputs must be unused by then."""
+        if id(node) not in self._alive:
+            return
+        scope = self._scope[id(node)]
+        self._forget(node)
+        for body in subgraphs(node):
+            for inner in scopes(body, functions=False):
+                for tensor in inner.outputs:
+                    holders = self._results.get(id(tensor), [])
+                    holders[:] = [holder for holder in holders if holder is not inner]
+                    if not holders:
+                        self._results.pop(id(tensor), None)
+                for part in list(inner.nodes):
+                    self._forget(part)
+        self._touch(scope)
+
+    def _forget(self, node: gs.Node) -> None:
+        self._alive.pop(id(node), None)
+        node.inputs.clear()
+        node.outputs.clear()
+
+    def prune(self, nodes: Iterable[gs.Node]) -> list[gs.Tensor]:
+        """Remove those of `nodes` that nothing needs, then what only they needed.
+
+        Returns the tensors that lost a reader and live on.
+        """
+        pending = list(nodes)
+        loosened: dict[int, gs.Tensor] = {}
+        while pending:
+            node = pending.pop()
+            if not self.has(node) or any(self.is_used(tensor) for tensor in node.outputs):
+                continue
+            read = list(node.inputs)
+            for body in subgraphs(node):
+                for inner in scopes(body, functions=False):
+                    read.extend(inner.outputs)
+                    read.extend(tensor for part in inner.nodes for tensor in part.inputs)
+            self.remove(node)
+            for tensor in read:
+                if tensor.inputs and not self.is_used(tensor):
+                    pending.append(tensor.inputs[0])
+                elif self.is_used(tensor):
+                    loosened[id(tensor)] = tensor
+        return list(loosened.values())
+
+    def set_output(self, scope: gs.Graph, index: int, tensor: gs.Tensor) -> None:
+        """Make `tensor` the output number `index` of a body or function (names of bodies' outputs are free)."""
+        old = scope.outputs[index]
+        scope.outputs[index] = tensor
+        holders = self._results.get(id(old), [])
+        if not any(other is old for other in scope.outputs):
+            holders[:] = [holder for holder in holders if holder is not scope]
+            if not holders:
+                self._results.pop(id(old), None)
+        if not any(holder is scope for holder in self._results.setdefault(id(tensor), [])):
+            self._results[id(tensor)].append(scope)
+        self._touch(scope)
+
+    def flush(self) -> None:
+        """Put the nodes of every edited scope in order; cheap where nothing changed."""
+        for scope in self._touched.values():
+            added = self._added.get(id(scope), (scope, []))[1]
+            nodes = [node for node in scope.nodes if id(node) in self._alive]
+            if added:
+                known = {id(node) for node in nodes}
+                nodes += [node for node in added if id(node) in self._alive and id(node) not in known]
+                nodes.sort(key=lambda node: self._place[id(node)])
+                if not is_sorted(nodes):
+                    nodes = toposort(nodes, scope.name or "")
+                    for node in nodes:
+                        self._place[id(node)] = (self._place_from, 0)
+                        self._place_from += 1
+            scope.nodes[:] = nodes
+        self._touched.clear()
+        self._added.clear()
+
+
+def remove_dead(graph: gs.Graph, editor: Editor | None = None) -> int:
+    """Remove every node whose outputs nothing reads, in all scopes; linear. Returns how many went."""
+    edit = editor or Editor(graph)
+    before = len(edit._alive)
+    edit.prune(reversed(edit.nodes()))
+    edit.flush()
+    return before - len(edit._alive)
+
+
+def inherit(new: gs.Node, parents: Iterable[gs.Node], rule: str = "") -> None:
+    """Record that `new` stands for the source nodes of `parents`, by `rule`."""
+    origin: list[Any] = []
+    rules: list[Any] = []
+    for parent in parents:
+        known = peek(parent)
+        origin.append(known.origin if known is not None and known.origin else parent.name)
+        if known is not None and known.rules:
+            rules.append(known.rules)
+    entry = extras(new)
+    mine = (*([entry.origin] if entry.origin else []), *origin)
+    entry.origin = tuple(mine)
+    if rule:
+        rules.append(rule)
+    entry.rules = (*([entry.rules] if entry.rules else []), *rules)

@@ -1,0 +1,85 @@
+"""Is it the same model? By content (names aside), or by identity within one process."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from . import dtypes
+from .graph import scopes, subgraphs
+from .weights import digest
+
+
+def fingerprint(graph: gs.Graph) -> str:
+    """A hash of operators, attributes, edges, constants' contents, I/O names and opset; inner names don't count."""
+    state = hashlib.blake2b(digest_size=16)
+    numbers: dict[int, int] = {}
+    state.update(repr((graph.opset, [(f.domain, f.name, sorted(f.attrs)) for f in graph.functions])).encode())
+    for home in (graph, *graph.functions):
+        for tensor in (*home.inputs, *home.outputs):
+            state.update(f"{tensor.name} {tensor.dtype} {tensor.shape};".encode())
+        for scope in scopes(home, functions=False):
+            _scope(scope, numbers, state)
+    return state.hexdigest()
+
+
+def _scope(scope: gs.Graph, numbers: dict[int, int], state: Any) -> None:
+    def number(tensor: gs.Tensor) -> str:
+        if not tensor.name:
+            return "-"
+        if isinstance(tensor, gs.Constant):
+            return digest(tensor).hex()
+        return str(numbers.setdefault(id(tensor), len(numbers)))
+
+    ins = [number(tensor) for tensor in scope.inputs]
+    state.update(f"graph {ins}".encode())
+    for node in scope.nodes:
+        attrs = [(name, _attribute(value)) for name, value in sorted(node.attrs.items())]
+        edges = [number(t) for t in node.inputs], [number(t) for t in node.outputs]
+        state.update(repr((node.op, node.domain or "", attrs, edges)).encode())
+    state.update(f"returns {[number(tensor) for tensor in scope.outputs]}".encode())
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, gs.Constant):
+        return digest(value).hex()
+    if isinstance(value, gs.Graph):
+        return "graph"
+    if isinstance(value, gs.Node.AttributeRef):
+        return "reference", value.name
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, list) and value and isinstance(value[0], gs.Graph):
+        return "graphs", len(value)
+    return value if isinstance(value, (int, str, bytes, list)) else repr(value)
+
+
+def signature(graph: gs.Graph) -> int:
+    """A hash of which objects the graph is made of and how they are linked: equal unless an edge or attribute changed.
+
+    Values of constants don't count: graphsurgeon loads them behind the scenes.
+    """
+    parts: list[int] = []
+    add = parts.append
+    for scope in scopes(graph):
+        add(hash(tuple(map(id, scope.inputs))))
+        add(hash(tuple(map(id, scope.outputs))))
+        for node in scope.nodes:
+            add(id(node))
+            add(hash(node.op))
+            for tensor in node.inputs:
+                add(id(tensor))
+            for tensor in node.outputs:
+                add(id(tensor))
+            for name, value in node.attrs.items():
+                add(hash((name, tuple(value))) if type(value) is list and not any(subgraphs(node)) else hash(name))
+                if type(value) is not list:
+                    try:
+                        add(hash(value))
+                    except TypeError:
+                        add(id(value))
+    for tensor in (*graph.inputs, *graph.outputs):
+        add(hash((tensor.name, dtypes.name(dtypes.of(tensor)), tuple(tensor.shape) if tensor.shape else None)))
+    return hash(tuple(parts))

@@ -1,0 +1,248 @@
+"""The IR is `onnx_graphsurgeon.Graph`, unwrapped; this file makes its parts fast and complete.
+
+Two things are added to graphsurgeon's objects, both invisible to code that does not ask for them:
+- consumer lists that are edited by identity in constant time (graphsurgeon's search by deep equality);
+- `extras(obj)`: what ONNX holds and graphsurgeon has no field for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.util.misc import SynchronizedList
+
+Origin = tuple[Any, ...]
+"""Names of source nodes, as a tree of tuples: merging two is one step, whatever their size."""
+
+
+@dataclass
+class Extras:
+    """What graphsurgeon has no field for, of one graph, function, node or tensor."""
+
+    doc_string: str = ""
+    denotation: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    overload: str = ""
+    origin: Origin = ()
+    """Nodes: the source nodes that this one stands for; empty while it is one itself."""
+    rules: Origin = ()
+    """Nodes: the rules that made it."""
+    type_proto: onnx.TypeProto | None = None
+    """Tensors: the declared type where it is no plain tensor (sequence, optional, map, sparse), or has denotations."""
+    proto: Any = None
+    """Graphs: fields of the source message to be written back as they are; nodes: attributes graphsurgeon can't hold."""
+    default: gs.Constant | None = None
+    """Graph inputs: the initializer of the same name, which a caller may override."""
+
+
+def extras(obj: Any) -> Extras:
+    """The side-table entry of a graph, function, node or tensor; made when first asked for."""
+    entry = obj.__dict__.get("_extras")
+    if entry is None:
+        entry = obj.__dict__["_extras"] = Extras()
+    return entry  # type: ignore[no-any-return]
+
+
+def peek(obj: Any) -> Extras | None:
+    """The side-table entry if there is one."""
+    return obj.__dict__.get("_extras")  # type: ignore[no-any-return]
+
+
+class Uses(SynchronizedList):  # type: ignore[misc]
+    """Consumers of a tensor, one entry per slot; an entry is dropped by identity in constant time.
+
+    Order is not kept: the last entry takes the place of the dropped one.
+    """
+
+    def __init__(self, parent: gs.Tensor) -> None:
+        list.__init__(self)
+        self.parent_obj = parent
+        self.field_name = "inputs"
+        self._where: dict[int, list[int]] | None = None
+
+    def drop(self, node: gs.Node) -> None:
+        """Forget one use by `node`. Raises ValueError if there is none."""
+        if len(self) <= 8:
+            for i, user in enumerate(self):
+                if user is node:
+                    self._where = None
+                    list.__delitem__(self, i)
+                    return
+            raise ValueError(f"{self.parent_obj.name} has no use by {node.name}")
+        spot = self._spot(node)
+        if spot is None:
+            self._where = None  # plain graphsurgeon code may have changed the list behind the index
+            spot = self._spot(node)
+        if spot is None:
+            raise ValueError(f"{self.parent_obj.name} has no use by {node.name}")
+        assert self._where is not None
+        last = len(self) - 1
+        self._where[id(node)].remove(spot)
+        moved = list.pop(self)
+        if spot != last:
+            list.__setitem__(self, spot, moved)
+            places = self._where.get(id(moved))
+            if places is None or last not in places:
+                self._where = None
+            else:
+                places.remove(last)
+                places.append(spot)
+
+    def _spot(self, node: gs.Node) -> int | None:
+        if self._where is None:
+            self._where = {}
+            for i, user in enumerate(self):
+                self._where.setdefault(id(user), []).append(i)
+        places = self._where.get(id(node))
+        if not places or places[-1] >= len(self) or self[places[-1]] is not node:
+            return None
+        return places[-1]
+
+    def add(self, node: gs.Node) -> None:
+        if self._where is not None:
+            self._where.setdefault(id(node), []).append(len(self))
+        list.append(self, node)
+
+
+def _unlink(tensor: gs.Tensor, side: str, node: gs.Node) -> None:
+    entries = getattr(tensor, side)
+    if type(entries) is Uses:
+        entries.drop(node)
+        return
+    for i, other in enumerate(entries):
+        if other is node:
+            list.__delitem__(entries, i)
+            return
+    raise ValueError(f"{tensor.name} and {node.name} are not linked")
+
+
+class Links(SynchronizedList):  # type: ignore[misc]
+    """Inputs or outputs of a node; graphsurgeon's list, linked by identity instead of equality."""
+
+    def __init__(self, parent: gs.Node, field_name: str) -> None:
+        list.__init__(self)
+        self.parent_obj = parent
+        self.field_name = field_name
+
+    def _add_to_elem(self, elem: gs.Tensor) -> None:
+        entries = getattr(elem, self.field_name)
+        if type(entries) is Uses:
+            entries.add(self.parent_obj)
+        else:
+            list.append(entries, self.parent_obj)
+
+    def _remove_from_elem(self, elem: gs.Tensor) -> None:
+        _unlink(elem, self.field_name, self.parent_obj)
+
+    def __setitem__(self, index: Any, elem: Any) -> None:
+        if isinstance(index, slice):
+            for old in self[index]:
+                self._remove_from_elem(old)
+            list.__setitem__(self, index, elem)
+            for new in self[index]:
+                self._add_to_elem(new)
+            return
+        super().__setitem__(index, elem)
+
+    def __delitem__(self, index: Any) -> None:
+        gone = self[index] if isinstance(index, slice) else [self[index]]
+        for old in gone:
+            self._remove_from_elem(old)
+        list.__delitem__(self, index)
+
+
+def new_node(
+    op: str,
+    inputs: list[gs.Tensor],
+    outputs: list[gs.Tensor],
+    attrs: dict[str, Any] | None = None,
+    *,
+    name: str = "",
+    domain: str = "",
+) -> gs.Node:
+    """A `gs.Node` whose links are edited in constant time."""
+    node = gs.Node.__new__(gs.Node)
+    ins, outs = Links(node, "outputs"), Links(node, "inputs")
+    node.__dict__.update(
+        op=op, name=name, attrs=attrs if attrs is not None else {}, inputs=ins, outputs=outs, domain=domain or None
+    )
+    ins.extend(inputs)
+    outs.extend(outputs)
+    return node
+
+
+def _link_fields(tensor: gs.Tensor) -> None:
+    tensor.__dict__["inputs"] = SynchronizedList(tensor, field_name="outputs", initial=())
+    tensor.__dict__["outputs"] = Uses(tensor)
+
+
+def new_variable(name: str, dtype: Any = None, shape: Any = None, kind: str = "tensor_type") -> gs.Variable:
+    """A `gs.Variable`; `shape` is a tuple of int, str (symbol) and None (unknown), or None for an unknown rank."""
+    tensor = gs.Variable.__new__(gs.Variable)
+    _link_fields(tensor)
+    tensor.__dict__.update(name=name, dtype=dtype, shape=shape, type=kind)
+    return tensor
+
+
+def new_constant(name: str, values: Any) -> gs.Constant:
+    """A `gs.Constant` over an array or over lazy values."""
+    tensor = gs.Constant.__new__(gs.Constant)
+    _link_fields(tensor)
+    tensor.__dict__.update(name=name, _values=values, data_location=None, _export_dtype=None)
+    return tensor
+
+
+def adopt(node: gs.Node) -> None:
+    """Give a node (and its tensors) that plain graphsurgeon code made the constant-time lists."""
+    for slot, other in (("inputs", "outputs"), ("outputs", "inputs")):
+        old = node.__dict__[slot]
+        if type(old) is not Links:
+            links = Links(node, other)
+            list.extend(links, old)
+            node.__dict__[slot] = links
+        for tensor in old:
+            if type(tensor.__dict__["outputs"]) is not Uses:
+                uses = Uses(tensor)
+                list.extend(uses, tensor.__dict__["outputs"])
+                tensor.__dict__["outputs"] = uses
+
+
+def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:
+    """The control-flow bodies held directly by a node, in attribute order."""
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            yield value
+        elif type(value) is list and value and isinstance(value[0], gs.Graph):
+            yield from value
+
+
+def scopes(graph: gs.Graph, *, functions: bool = True) -> Iterator[gs.Graph]:
+    """The graph, every subgraph nested in it, then every model-local function with its subgraphs."""
+    pending = [graph]
+    if functions:
+        pending += list(graph.functions)
+    pending.reverse()
+    while pending:
+        scope = pending.pop()
+        yield scope
+        inner = [body for node in scope.nodes if node.attrs for body in subgraphs(node)]
+        pending.extend(reversed(inner))
+
+
+def flatten(origin: Origin) -> list[str]:
+    """The distinct names in an origin tree, in order of first appearance; shared branches are read once."""
+    names: dict[str, None] = {}
+    seen: set[int] = set()
+    pending: list[Any] = [origin]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            names[item] = None
+        elif id(item) not in seen:
+            seen.add(id(item))
+            pending.extend(reversed(item))
+    return list(names)

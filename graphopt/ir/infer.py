@@ -1,0 +1,239 @@
+"""Types and shapes of values, node by node: the operator's own inference, with symbols carried along.
+
+ONNX's inference function of each schema is the authority. Results are remembered by (operator, attributes, input
+types), so that the thousandth equal block of a network costs a dictionary look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper, shape_inference
+
+from . import dtypes, shapes
+from .graph import peek, scopes, subgraphs
+from .shapes import Shape
+from .weights import read, size
+
+Type = tuple[Any, Shape]
+"""(NumPy dtype or None, shape)."""
+
+SAME = frozenset(
+    "Relu LeakyRelu PRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Tanh Erf Exp Log Sqrt Reciprocal Abs Neg Sign "
+    "Floor Ceil Round Clip Softmax LogSoftmax Gelu Mish Softplus Softsign Sin Cos Tan Identity Not LRN".split()
+)
+"""Operators whose first output has the type of their first input."""
+BROADCAST = frozenset("Add Sub Mul Div Pow And Or Xor BitShift Mod".split())
+COMPARE = frozenset("Equal Less Greater LessOrEqual GreaterOrEqual".split())
+_DATA_ELEMENTS = 256
+
+
+class Inference:
+    """Inference over one model; remembers what it has worked out."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self._memo: dict[Any, list[Type] | None] = {}
+        self._types: dict[Any, onnx.TypeProto] = {}
+        self._imports = {
+            id(scope): list(scope.import_domains or [helper.make_opsetid("", scope.opset)])
+            for scope in (graph, *graph.functions)
+        }
+        self._main = self._imports[id(graph)]
+        self._ir_version = max(graph.ir_version or 8, 8)
+
+    def run(self) -> None:
+        """Fill in types and shapes of every value of every scope, in order; what was declared is refined."""
+        local = {(function.domain or "", function.name) for function in self.graph.functions}
+        for root in (self.graph, *self.graph.functions):
+            imports = self._imports[id(root)]
+            self._scope(root, imports, local)
+
+    def _scope(self, root: gs.Graph, imports: Sequence[Any], local: set[tuple[str, str]]) -> None:
+        pending: list[tuple[list[gs.Node], int, gs.Node | None]] = [(list(root.nodes), 0, None)]
+        while pending:
+            nodes, index, _ = pending.pop()
+            while index < len(nodes):
+                node = nodes[index]
+                bodies = list(subgraphs(node)) if node.attrs else []
+                if bodies and not getattr(node, "_inferred", False):
+                    node.__dict__["_inferred"] = True
+                    pending.append((nodes, index, node))
+                    for body in bodies:
+                        pending.append((list(body.nodes), 0, None))
+                    break
+                if bodies:
+                    del node.__dict__["_inferred"]
+                    self._control(node, bodies)
+                elif (node.domain or "", node.op) not in local:
+                    self.node(node, imports)
+                index += 1
+
+    def _control(self, node: gs.Node, bodies: list[gs.Graph]) -> None:
+        """If: what both branches agree on. Loop, Scan: dtypes only (their shapes may change from turn to turn)."""
+        for slot, tensor in enumerate(node.outputs):
+            results = [body.outputs[slot] for body in bodies if slot < len(body.outputs)]
+            if node.op != "If":
+                results = [body.outputs[slot + (node.op == "Loop")] for body in bodies
+                           if slot + (node.op == "Loop") < len(body.outputs)]  # fmt: skip
+            if not results or any(getattr(result, "type", "tensor_type") != "tensor_type" for result in results):
+                continue
+            kinds = {dtypes.of(result) for result in results}
+            shape: Shape = None
+            if node.op == "If":
+                known = [shapes.of(result) for result in results]
+                if known[0] is not None and all(s is not None and len(s) == len(known[0]) for s in known):
+                    columns = zip(*[s for s in known if s is not None], strict=True)
+                    shape = tuple(column[0] if len(set(column)) == 1 else None for column in columns)
+            _set(tensor, (kinds.pop() if len(kinds) == 1 else None, shape))
+
+    def node(self, node: gs.Node, imports: Sequence[Any] | None = None) -> None:
+        """Set the types of one node's outputs from its inputs, as far as its operator tells."""
+        if not any(tensor.name for tensor in node.outputs):
+            return
+        found = self.outputs(node, imports if imports is not None else self._main)
+        for tensor, kind in zip(node.outputs, found or (), strict=False):
+            _set(tensor, kind)
+
+    def outputs(self, node: gs.Node, imports: Sequence[Any]) -> list[Type] | None:
+        """(dtype, shape) of each output; None where the operator is unknown or its inputs are no tensors."""
+        op, inputs = node.op, node.inputs
+        if node.domain in (None, "", "ai.onnx") and inputs:
+            first = _type(inputs[0])
+            if op in SAME:
+                return [first]
+            if op in BROADCAST or op in COMPARE:
+                shape = shapes.broadcast(*(shapes.of(tensor) for tensor in inputs))
+                return [(np.dtype(bool) if op in COMPARE else first[0], shape)]
+            if op == "Cast":
+                return [(dtypes.from_onnx(_number(node.attrs.get("to"))), first[1])]
+        try:
+            key = self._key(node)
+        except TypeError:
+            key = None
+        if key is not None and key in self._memo:
+            return self._memo[key]
+        result = self._ask_schema(node, imports)
+        if key is not None:
+            self._memo[key] = result
+        return result
+
+    def _key(self, node: gs.Node) -> Any:
+        attrs = tuple((k, tuple(v) if type(v) is list else _attr_key(v)) for k, v in sorted(node.attrs.items()))
+        inputs = tuple((*_type(tensor), _data_key(tensor)) if tensor.name else None for tensor in node.inputs)
+        return node.op, node.domain or "", attrs, inputs, len(node.outputs)
+
+    def _ask_schema(self, node: gs.Node, imports: Sequence[Any]) -> list[Type] | None:
+        domain = "" if node.domain in (None, "ai.onnx") else node.domain
+        version = next((entry.version for entry in imports if entry.domain in (domain, domain or "ai.onnx")), None)
+        if version is None or not onnx.defs.has(node.op, version, domain):
+            return None
+        names, types, data = [], {}, {}
+        for i, tensor in enumerate(node.inputs):
+            if not tensor.name:
+                names.append("")
+                continue
+            proto = self._type_proto(tensor)
+            names.append(f"i{i}")
+            if proto is not None:
+                types[f"i{i}"] = proto
+            if isinstance(tensor, gs.Constant) and size(tensor) <= _DATA_ELEMENTS:
+                data[f"i{i}"] = numpy_helper.from_array(read(tensor))
+        try:
+            attrs = {name: _attr_value(value) for name, value in node.attrs.items()}
+            proto_node = helper.make_node(node.op, names, [f"o{i}" for i in range(len(node.outputs))], domain=domain)
+            proto_node.attribute.extend(helper.make_attribute(name, value) for name, value in attrs.items())
+            schema = onnx.defs.get_schema(node.op, version, domain)
+            found = shape_inference.infer_node_outputs(
+                schema, proto_node, types, input_data=data, opset_imports=list(imports), ir_version=self._ir_version
+            )
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, TypeError, RuntimeError):
+            return None
+        return [_from_proto(found.get(f"o{i}")) for i in range(len(node.outputs))]
+
+    def _type_proto(self, tensor: gs.Tensor) -> onnx.TypeProto | None:
+        known = peek(tensor)
+        if known is not None and known.type_proto is not None:
+            return known.type_proto
+        dtype, shape = _type(tensor)
+        if dtype is None:
+            return None
+        key = (dtype, shape)
+        if key not in self._types:
+            self._types[key] = helper.make_tensor_type_proto(dtypes.to_onnx(dtype), shape)
+        return self._types[key]
+
+
+def infer(graph: gs.Graph) -> Inference:
+    """Fill in the types and shapes of a model; the Inference goes on to serve new nodes."""
+    inference = Inference(graph)
+    inference.run()
+    return inference
+
+
+def forget(graph: gs.Graph) -> None:
+    """Drop every inner shape (not those of inputs), so that a changed input shape can spread."""
+    for scope in scopes(graph, functions=False):
+        fed = {id(tensor) for tensor in scope.inputs}
+        for node in scope.nodes:
+            for tensor in node.outputs:
+                if isinstance(tensor, gs.Variable) and id(tensor) not in fed:
+                    tensor.shape = None
+
+
+def _set(tensor: gs.Tensor, kind: Type) -> None:
+    if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type":
+        return
+    dtype, shape = kind
+    if dtype is not None:
+        tensor.dtype = dtype
+    tensor.shape = shapes.merge(shape, shapes.of(tensor))
+
+
+def _type(tensor: gs.Tensor) -> Type:
+    return dtypes.of(tensor), shapes.of(tensor)
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else dtypes.to_onnx(value) if value is not None else 0
+
+
+def _data_key(tensor: gs.Tensor) -> Any:
+    if isinstance(tensor, gs.Constant) and size(tensor) <= _DATA_ELEMENTS:
+        values = read(tensor)
+        return values.tobytes() if values.dtype.kind != "O" else tuple(values.ravel().tolist())
+    return None
+
+
+def _attr_key(value: Any) -> Any:
+    if isinstance(value, (gs.Tensor, gs.Graph)):
+        raise TypeError("not a plain attribute")
+    hash(value)
+    return value
+
+
+_PLAIN: dict[type, Callable[[Any], Any]] = {gs.Constant: lambda value: numpy_helper.from_array(read(value))}
+
+
+def _attr_value(value: Any) -> Any:
+    if isinstance(value, gs.Node.AttributeRef):
+        raise TypeError("an attribute of the enclosing function")
+    convert = _PLAIN.get(type(value))
+    return convert(value) if convert else value
+
+
+def _from_proto(proto: onnx.TypeProto | None) -> Type:
+    if proto is None or not proto.HasField("tensor_type"):
+        return None, None
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape"):
+        return dtypes.from_onnx(tensor.elem_type), None
+    dims: list[shapes.Dim] = []
+    for dim in tensor.shape.dim:
+        kind = dim.WhichOneof("value")
+        dims.append(dim.dim_value if kind == "dim_value" else dim.dim_param or None if kind else None)
+    return dtypes.from_onnx(tensor.elem_type), tuple(dims)

@@ -1,0 +1,103 @@
+"""Load a model from wherever it is, or say plainly why not."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+
+from ..errors import ModelError
+from .external import Files
+from .graph import adopt, scopes
+from .reader import Reader
+
+_MAGIC = (
+    (b"PK\x03\x04", "a zip archive (a PyTorch .pt or .pt2 file, or .npz?)"),
+    (b"ptrt", "a TensorRT engine"),
+    (b"ftrt", "a TensorRT engine"),
+    (b"\x89HDF", "an HDF5 file (Keras?)"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"version https://git-lfs", "a Git LFS pointer: the model itself has not been fetched"),
+)
+
+
+def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph) -> gs.Graph:
+    """The model as a graph that passes can edit. External data is looked up, not read.
+
+    Raises:
+        ModelError: it cannot be read, or is no valid model; says what is wrong and where.
+    """
+    if isinstance(source, gs.Graph):
+        for scope in scopes(source):
+            for node in scope.nodes:
+                adopt(node)
+        return source
+    if isinstance(source, onnx.ModelProto):
+        return _read(source, None, "the model")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _read(_parse(bytes(source), "the model"), None, "the model")
+    path = Path(source)
+    return _read(_parse(_bytes(path), str(path)), path.parent, str(path))
+
+
+def _bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise ModelError("it is a folder", where=str(path), hint="give the .onnx file inside it")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _parse(raw: bytes, where: str) -> onnx.ModelProto:
+    if not raw:
+        raise ModelError("the file is empty", where=where)
+    try:
+        model = onnx.ModelProto.FromString(raw)
+    except (DecodeError, RecursionError) as error:
+        raise ModelError(f"it is {_guess(raw)}", where=where) from error
+    if not model.HasField("graph") or not (model.ir_version or model.opset_import):
+        raise ModelError(f"it is {_guess(raw)}", where=where)
+    return model
+
+
+def _guess(raw: bytes) -> str:
+    for magic, kind in _MAGIC:
+        if raw.startswith(magic):
+            return f"no ONNX model but {kind}"
+    head = raw[:512]
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return "no ONNX model but a text file"
+    return "no ONNX model, or a truncated or damaged one"
+
+
+def _read(model: onnx.ModelProto, folder: Path | None, where: str) -> gs.Graph:
+    with _collector_off():
+        try:
+            return Reader(model, Files(folder)).read()
+        except ModelError as error:
+            place = f"{where}: {error.where}" if error.where else where
+            raise ModelError(error.what, where=place, hint=error.hint) from error
+        except RecursionError:
+            raise ModelError("its subgraphs are nested too deeply", where=where) from None
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """The graph is one web of cycles; collecting while it grows costs a third of the time and frees nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

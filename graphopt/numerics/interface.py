@@ -1,0 +1,64 @@
+"""Do two models take and give the same things?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .ports import Port
+
+
+def interface_problems(
+    source_inputs: Sequence[Port],
+    source_outputs: Sequence[Port],
+    result_inputs: Sequence[Port],
+    result_outputs: Sequence[Port],
+) -> tuple[list[str], list[str]]:
+    """(problems, remarks): what a caller of the source would trip over in the result, and what it may ignore.
+
+    Problems: inputs missing, demanded anew, or of another dtype, rank or size; outputs of other names or order,
+    dtype or rank. Remarks: a default input that is gone.
+    """
+    problems: list[str] = []
+    remarks: list[str] = []
+    given = {port.name: port for port in result_inputs}
+    for port in source_inputs:
+        if port.name in given:
+            problems += _mismatch("input", port, given[port.name])
+        elif port.required:
+            problems.append(f"input {port.name!r} is missing from the result")
+        else:
+            remarks.append(f"input {port.name!r}, which has a default, is gone from the result")
+    known = {port.name: port.required for port in source_inputs}
+    for port in result_inputs:
+        if port.required and port.name not in known:
+            problems.append(f"the result demands an input {port.name!r} that the source does not have")
+        elif port.required and not known[port.name]:
+            problems.append(f"the result demands input {port.name!r}, which has a default in the source")
+    if [p.name for p in source_outputs] != [p.name for p in result_outputs]:
+        expected, found = ([p.name for p in ports] for ports in (source_outputs, result_outputs))
+        missing = [name for name in expected if name not in found]
+        said = f"output {missing[0]!r} is missing from the result" if missing else "the outputs differ in name or order"
+        problems.append(f"{said}: {', '.join(found)} instead of {', '.join(expected)}")
+    else:
+        for port, other in zip(source_outputs, result_outputs, strict=True):
+            problems += _mismatch("output", port, other)
+    return problems, remarks
+
+
+def _mismatch(what: str, port: Port, other: Port) -> list[str]:
+    if port.kind != other.kind:
+        return [f"{what} {port.name!r} is a {other.kind} instead of a {port.kind}"]
+    if port.elem_type != other.elem_type:
+        return [f"{what} {port.name!r} is {other.dtype_name} instead of {port.dtype_name}"]
+    if port.dims is None or other.dims is None:
+        return []
+    if len(port.dims) != len(other.dims):
+        return [f"{what} {port.name!r} has rank {len(other.dims)} instead of {len(port.dims)}"]
+    for axis, (a, b) in enumerate(zip(port.dims, other.dims, strict=True)):
+        # An output may have been inferred more exactly; the run shows whether that is true.
+        clash = (
+            isinstance(b, int) and a != b if what == "input" else isinstance(a, int) and isinstance(b, int) and a != b
+        )
+        if clash:
+            return [f"{what} {port.name!r} has {b} instead of {a or 'any size'} in dimension {axis}"]
+    return []

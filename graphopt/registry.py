@@ -1,0 +1,228 @@
+"""Finds plugins, and asks them. First-party plugins come through the same door as everybody's."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from . import hookspecs
+from .errors import GraphoptError, PluginError, UsageError
+from .rewrite.rule import STAGES, Entry, entry
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin as it was found; `reason` says why it is not in use, '' if it is."""
+
+    name: str
+    source: str
+    hooks: tuple[str, ...] = ()
+    reason: str = ""
+    module: ModuleType | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "source": self.source, "hooks": list(self.hooks), "unavailable": self.reason}
+
+
+class Registry:
+    """The plugins of one run.
+
+    Raises:
+        PluginError: duplicate names, unknown hooks, a --plugin that cannot be loaded.
+        UsageError: --no-plugin names nothing.
+    """
+
+    def __init__(self, plugins: Sequence[str | ModuleType] = (), no_plugins: Iterable[str] = ()) -> None:
+        self._manager = pluggy.PluginManager("graphopt")
+        self._manager.add_hookspecs(hookspecs)
+        self.plugins: list[Plugin] = []
+        off = set(no_plugins)
+        unused = set(off)
+        from_env = [item for item in os.environ.get("GRAPHOPT_PLUGINS", "").split(os.pathsep) if item]
+        for point in sorted(entry_points(group="graphopt"), key=lambda p: (p.name, p.value)):
+            unused.discard(point.name)
+            self._add(_from_entry_point(point, off))
+        for given in [*from_env, *plugins]:
+            plugin = _from_argument(given)
+            unused.discard(plugin.name)
+            if plugin.name in off:
+                plugin = Plugin(plugin.name, plugin.source, plugin.hooks, "switched off by --no-plugin")
+            self._add(plugin)
+        if unused:
+            known = ", ".join(plugin.name for plugin in self.plugins)
+            raise UsageError(f"--no-plugin {sorted(unused)[0]}: no such plugin", hint=f"plugins: {known}")
+
+    def _add(self, plugin: Plugin) -> None:
+        for other in self.plugins:
+            if other.name == plugin.name:
+                if other.module is not None and other.module is plugin.module:
+                    return
+                raise PluginError(
+                    f"two plugins are named {plugin.name}: from {other.source} and from {plugin.source}",
+                    hint="rename one of them, or uninstall its package",
+                )
+        if plugin.module is not None and not plugin.reason:
+            _check_hooks(plugin)
+            self._manager.register(plugin.module, plugin.name)
+        self.plugins.append(plugin)
+
+    def _ask(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """(plugin, answer) of every plugin that implements the hook, by plugin name."""
+        answers = []
+        caller = getattr(self._manager.hook, hook)
+        for impl in sorted(caller.get_hookimpls(), key=lambda i: i.plugin_name):
+            try:
+                answers.append(
+                    (impl.plugin_name, impl.function(**{k: v for k, v in arguments.items() if k in impl.argnames}))
+                )
+            except GraphoptError:
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"{hook} raised {type(error).__name__}: {error}",
+                    where=f"plugin {impl.plugin_name}",
+                    hint=f"leave it out with --no-plugin {impl.plugin_name}",
+                ) from error
+        return answers
+
+    def has(self, hook: str) -> bool:
+        """Whether any plugin implements the hook."""
+        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+
+    def passes(self) -> list[Entry]:
+        """Every pass of every plugin. Raises PluginError where one breaks the contract."""
+        return [entry(run, name) for name, runs in self._ask("graphopt_passes") for run in _listed(name, runs)]
+
+    def pipelines(self) -> dict[str, tuple[str, ...]]:
+        """Every named pipeline; 'default' holds all stages."""
+        known: dict[str, tuple[str, ...]] = {"default": STAGES}
+        owner = {"default": "graphopt"}
+        for plugin, named in self._ask("graphopt_pipelines"):
+            for name, parts in named.items():
+                if name in known:
+                    raise PluginError(f"pipeline {name!r} is defined by {owner[name]} and by {plugin}")
+                known[name], owner[name] = tuple(parts), plugin
+        return known
+
+    def select(self, pipeline: str = "default", skip: Iterable[str] = ()) -> list[Entry]:
+        """The passes of a pipeline without the skipped ones. Raises UsageError for names that do not exist."""
+        entries = self.passes()
+        names = {one.name for one in entries}
+        pipelines = self.pipelines()
+        if pipeline not in pipelines:
+            raise UsageError(f"no pipeline is named {pipeline!r}", hint=f"pipelines: {', '.join(pipelines)}")
+        wanted = set(pipelines[pipeline])
+        if unknown := wanted - names - set(STAGES):
+            raise PluginError(f"pipeline {pipeline!r} names {sorted(unknown)[0]!r}, which is no pass and no stage")
+        skipped = set(skip)
+        if unknown := skipped - names:
+            name = sorted(unknown)[0]
+            raise UsageError(f"--skip {name}: no such pass", hint=_nearest(name, names))
+        return [e for e in entries if (e.name in wanted or e.stage in wanted) and e.name not in skipped]
+
+    def inputs(self, path: str) -> dict[str, Any] | None:
+        """Verification inputs from the one plugin that has some. Raises PluginError if two have."""
+        answers = [(name, got) for name, got in self._ask("graphopt_inputs", path=path) if got is not None]
+        if len(answers) > 1:
+            raise PluginError(f"two plugins answer graphopt_inputs: {answers[0][0]} and {answers[1][0]}")
+        return dict(answers[0][1]) if answers else None
+
+    def veto(self, rule: str, nodes: Sequence[Any], target: Any) -> str | None:
+        """The first plugin's reason against a rewrite, or None."""
+        for name, reason in self._ask("graphopt_check", rule=rule, nodes=nodes, target=target):
+            if reason is not None:
+                return f"{reason} (plugin {name})"
+        return None
+
+    def after_pass(self, graph: Any, name: str, changes: int) -> None:
+        """Tell every observer."""
+        self._ask("graphopt_after_pass", graph=graph, name=name, changes=changes)
+
+
+def _listed(plugin: str, runs: Any) -> list[Any]:
+    if isinstance(runs, (list, tuple)):
+        return list(runs)
+    raise PluginError(f"graphopt_passes returned {type(runs).__name__}, not a list", where=f"plugin {plugin}")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(names), 3)
+    return f"did you mean {' or '.join(close)}?" if close else "graphopt passes lists them"
+
+
+def _from_entry_point(point: EntryPoint, off: set[str]) -> Plugin:
+    source = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    if point.name in off:
+        return Plugin(point.name, source, reason="switched off by --no-plugin")
+    try:
+        module = point.load()
+    except GraphoptError:
+        raise
+    except Exception as error:
+        return Plugin(point.name, source, reason=f"cannot be imported: {type(error).__name__}: {error}")
+    return _plugin(point.name, source, module)
+
+
+def _from_argument(given: str | ModuleType) -> Plugin:
+    if isinstance(given, ModuleType):
+        return _plugin(given.__name__, "given", given)
+    path = Path(given)
+    try:
+        if given.endswith(".py"):
+            if not path.is_file():
+                raise PluginError(f"no such file: {given}", where="--plugin")
+            name = path.stem
+            label = f"graphopt_plugin_{abs(hash(str(path.resolve()))):x}"
+            spec = importlib.util.spec_from_file_location(label, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[label] = module
+            spec.loader.exec_module(module)
+            return _plugin(name, given, module)
+        return _plugin(given.rpartition(".")[2], given, importlib.import_module(given))
+    except GraphoptError:
+        raise
+    except SyntaxError as error:
+        raise PluginError(f"{error.msg} (line {error.lineno})", where=f"--plugin {given}") from error
+    except ModuleNotFoundError as error:
+        hint = "write the path of a .py file, or the name of an installed module"
+        raise PluginError(f"{error}", where=f"--plugin {given}", hint=hint) from error
+    except Exception as error:
+        raise PluginError(f"it raised {type(error).__name__}: {error}", where=f"--plugin {given}") from error
+
+
+def _plugin(name: str, source: str, module: ModuleType) -> Plugin:
+    hooks = tuple(sorted(attr for attr in vars(module) if _is_impl(getattr(module, attr))))
+    wanted = getattr(module, "GRAPHOPT_API", hookspecs.API)
+    if wanted > hookspecs.API:
+        return Plugin(name, source, hooks, f"needs plugin API {wanted}; this graphopt has {hookspecs.API}")
+    return Plugin(name, source, hooks, "", module)
+
+
+def _is_impl(thing: Any) -> bool:
+    return callable(thing) and getattr(thing, "graphopt_impl", None) is not None
+
+
+def _check_hooks(plugin: Plugin) -> None:
+    known = {name for name in vars(hookspecs) if name.startswith("graphopt_")}
+    for name in plugin.hooks:
+        if name not in known:
+            raise PluginError(
+                f"unknown hook {name}", where=f"plugin {plugin.name}", hint=f"hooks: {', '.join(sorted(known))}"
+            )
+    for name, thing in vars(plugin.module).items():
+        if name in known and callable(thing) and not _is_impl(thing):
+            raise PluginError(f"{name} lacks @graphopt.hookimpl", where=f"plugin {plugin.name}")

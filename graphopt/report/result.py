@@ -1,0 +1,148 @@
+"""What happened in a run, as data: `Result`, mirrored by the JSON that --json prints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from ..backends.protocol import NetworkInfo
+from ..ir.graph import scopes
+from ..ir.save import to_proto, write
+from ..ir.weights import nbytes
+from ..numerics.verify import Verification
+from ..rewrite.worklist import Fired, node_count
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model in numbers: nodes by operator (subgraphs and functions included, Constant nodes not), weights in bytes."""
+
+    nodes: dict[str, int] = field(default_factory=dict)
+    weights_bytes: int = 0
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    opset: int = 0
+
+    @property
+    def node_count(self) -> int:
+        return sum(self.nodes.values())
+
+
+def describe(graph: gs.Graph) -> Description:
+    """Count a model; each weight once, however many nodes share it."""
+    from ..ir import dtypes, shapes
+
+    weights = 0
+    seen: set[int] = set()
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            for tensor in (*node.inputs, *(v for v in node.attrs.values() if isinstance(v, gs.Constant))):
+                if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    weights += nbytes(tensor)
+
+    def ports(tensors: list[gs.Tensor]) -> dict[str, str]:
+        return {t.name: f"{dtypes.name(dtypes.of(t))} {shapes.text(shapes.of(t))}" for t in tensors}
+
+    return Description(node_count(graph), weights, ports(graph.inputs), ports(graph.outputs), int(graph.opset))
+
+
+@dataclass
+class Report:
+    """Everything that a run has to say."""
+
+    source: Description = field(default_factory=Description)
+    result: Description = field(default_factory=Description)
+    layers_before: NetworkInfo | str = "not counted"
+    layers_after: NetworkInfo | str = "not counted"
+    """What the backend's parser makes of the model, or why that is not known."""
+    passes: list[Fired] = field(default_factory=list)
+    verification: Verification | None = None
+    refused: list[dict[str, str]] = field(default_factory=list)
+    """Changes that were taken back: pass, node, plugin, why."""
+    build: dict[str, Any] | None = None
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+    """'model' -> the model file and its data file; 'engine' -> the engine file."""
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> str:
+        """'ok', 'refused' (some changes were taken back), 'unverified' (nothing could be compared), 'unchecked'."""
+        if self.refused:
+            return "refused"
+        if self.verification is None:
+            return "unchecked"
+        return "ok" if self.verification.status == "passed" else self.verification.status
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that --json prints; docs/cli.md describes its keys."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "status": self.status,
+            "nodes": {
+                "before": self.source.node_count,
+                "after": self.result.node_count,
+                "by_op_before": dict(sorted(self.source.nodes.items())),
+                "by_op_after": dict(sorted(self.result.nodes.items())),
+            },
+            "weights_bytes": {"before": self.source.weights_bytes, "after": self.result.weights_bytes},
+            "layers": {"before": _layers(self.layers_before), "after": _layers(self.layers_after)},
+            "passes": [_fired(one) for one in self.passes],
+            "verification": self.verification.to_json() if self.verification else None,
+            "refused": self.refused,
+            "build": self.build,
+            "outputs": self.outputs,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _layers(found: NetworkInfo | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"count": None, "by_type": {}, "reason": found}
+    return {"count": found.layers, "by_type": dict(sorted(found.layer_types.items())), "reason": ""}
+
+
+def _fired(one: Fired) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "stage": one.stage,
+        "plugin": one.plugin,
+        "changes": one.changes,
+        "seconds": round(one.seconds, 6),
+        "nodes": one.nodes[:50],
+        "vetoes": dict(list(one.vetoes.items())[:50]),
+    }
+
+
+class Result:
+    """An optimized model and the report of how it came about."""
+
+    def __init__(self, graph: gs.Graph, report: Report) -> None:
+        self.graph = graph
+        self.report = report
+        self._model: onnx.ModelProto | None = None
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The optimized model, weights included. Raises ModelError beyond protobuf's 2 GB: use save()."""
+        if self._model is None:
+            self._model = to_proto(self.graph)
+        return self._model
+
+    @property
+    def status(self) -> str:
+        return self.report.status
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write the model (and its data file, beyond 2 GB) atomically; the files written."""
+        return write(self.graph, path)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.report.to_json()

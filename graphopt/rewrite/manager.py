@@ -1,0 +1,168 @@
+"""Runs scheduled passes over a graph: each stage to a fixpoint, the stages again until nothing changes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from time import perf_counter
+
+import onnx_graphsurgeon as gs
+
+from ..config import Limits, Target
+from ..errors import GraphoptError, PassError
+from ..ir.fingerprint import fingerprint, signature
+from .match import Match
+from .rule import Entry, FunctionPass, Rule
+from .schedule import schedule
+from .worklist import Enough, Fired, Model, Worklist
+
+AfterPass = Callable[[str, int], None]
+
+
+class Manager:
+    """Applies passes to one model.
+
+    `most`: stop after this many changes (each match is one, each function pass that changed something is one),
+    so that a search can find the change that broke something.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        entries: Iterable[Entry],
+        target: Target,
+        limits: Limits | None = None,
+        *,
+        most: int | None = None,
+        veto: Callable[[Entry, Match], str | None] | None = None,
+        after_pass: AfterPass | None = None,
+    ) -> None:
+        self.graph = graph
+        self.target = target
+        self.limits = limits or Limits()
+        self.stages = schedule(entries)
+        self.veto = veto
+        self.after_pass = after_pass
+        self.most = most
+        self.changes = 0
+        self._marks: dict[str, str] = {}
+        self.last: tuple[str, str] = ("", "")
+        """(pass, node) of the latest change."""
+        self.fired = {
+            one.name: Fired(one.name, one.stage, one.plugin, one.doc) for stage in self.stages.values() for one in stage
+        }
+        for stage in self.stages.values():
+            for one in stage:
+                if isinstance(one.run, Rule):
+                    one.run.target = target
+
+    def run(self, stop_before: str = "") -> list[Fired]:
+        """All stages to a common fixpoint (or up to the first run of the pass `stop_before`); what each pass did.
+
+        Raises:
+            PassError: a pass raised, claimed what is not so, or passes undo each other.
+        """
+        self.model = Model(self.graph)
+        self.model.inference.run()
+        try:
+            self._sweeps(stop_before)
+        except Enough:
+            self.model.editor.flush()
+        return list(self.fired.values())
+
+    def _sweeps(self, stop_before: str) -> None:
+        for _ in range(self.limits.rounds):
+            later = 0
+            for number, stage in enumerate(self.stages):
+                if any(one.name == stop_before for one in self.stages[stage]):
+                    return
+                changed = self._stage(stage)
+                later += changed if number else 0
+            if not later:
+                return
+        raise PassError(f"the stages reach no fixpoint in {self.limits.rounds} sweeps")
+
+    def _stage(self, stage: str) -> int:
+        total = 0
+        seen: dict[str, int] = {}
+        for turn in range(self.limits.rounds):
+            before = {name: fired.changes for name, fired in self.fired.items()}
+            changed = 0
+            for is_rules, group in groupby(self.stages[stage], key=lambda one: isinstance(one.run, Rule)):
+                entries = list(group)
+                changed += self._rules(entries) if is_rules else sum(self._function(one) for one in entries)
+            if not changed:
+                return total
+            total += changed
+            if turn >= 4:
+                mark = fingerprint(self.graph)
+                if mark in seen:
+                    names = [name for name, fired in self.fired.items() if fired.changes > before[name]]
+                    raise PassError(
+                        f"passes undo each other for ever in stage {stage}: {' <-> '.join(names)}",
+                        hint="switch one off with --skip",
+                    )
+                seen[mark] = turn
+        raise PassError(f"stage {stage} reaches no fixpoint in {self.limits.rounds} rounds")
+
+    def _spend(self) -> None:
+        if self.most is not None and self.changes >= self.most:
+            raise Enough
+        self.changes += 1
+
+    def _rules(self, entries: list[Entry]) -> int:
+        work = Worklist(self.model, entries, self.fired, self._spend)
+        work.veto = self.veto
+        before = {one.name: self.fired[one.name].changes for one in entries}
+        try:
+            changed = work.run()
+        finally:
+            for one in entries:
+                if self.fired[one.name].changes > before[one.name]:
+                    self.last = (one.name, self.fired[one.name].nodes[-1])
+        if self.after_pass is not None:
+            for one in entries:
+                self.after_pass(one.name, self.fired[one.name].changes - before[one.name])
+        return changed
+
+    def _function(self, one: Entry) -> int:
+        run, fired = one.run, self.fired[one.name]
+        assert isinstance(run, FunctionPass)
+        if self.most is not None and self.changes >= self.most:
+            raise Enough
+        before = signature(self.graph)
+        started = perf_counter()
+        where = f"pass {one.name} of plugin {one.plugin}"
+        extra = {"model": self.model} if "model" in inspect.signature(run.function).parameters else {}
+        try:
+            claimed = run.function(self.graph, self.target, **extra)
+        except GraphoptError:
+            raise
+        except Exception as error:
+            raise PassError(
+                f"it raised {type(error).__name__}: {error}", where=where, hint=f"leave it out with --skip {one.name}"
+            ) from error
+        finally:
+            fired.seconds += perf_counter() - started
+        if not isinstance(claimed, int):
+            raise PassError(f"it returned {claimed!r}, not the number of changes", where=where)
+        if extra:
+            self.model.editor.flush()
+        changed = signature(self.graph) != before
+        if claimed and not changed:  # only values of constants may have changed
+            changed = self._marks.get(one.name) != (mark := fingerprint(self.graph))
+            self._marks[one.name] = mark
+        if changed != bool(claimed):
+            did = "changed the graph" if changed else "left the graph as it was"
+            raise PassError(f"it claims {claimed} changes but {did}", where=where)
+        if claimed:
+            self.changes += 1
+            self.last = (one.name, "")
+            fired.changes += claimed
+            if not extra:
+                self.model.renew()
+            self.model.inference.run()
+        if self.after_pass is not None:
+            self.after_pass(one.name, claimed)
+        return claimed

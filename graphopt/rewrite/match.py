@@ -1,0 +1,340 @@
+"""Does a pattern hold at this node? Full backtracking over commutation and alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..ir import dtypes
+from ..ir.edits import Editor
+from .pattern import Const, Either, Literal, Maybe, NodePattern, Operand, Output, Traced, Var, is_absent, root_node, roots
+from .spelling import COMMUTATIVE, IGNORED, attribute_operand, default, is_standard, moved
+from .value import Value, constant_of
+
+Goals = tuple[Any, ...] | None
+
+
+@dataclass
+class Match:
+    """Where a pattern holds: values of its variables, the nodes it covers, the tensors that it yields."""
+
+    root: gs.Node
+    bound: dict[str, Any]
+    nodes: list[gs.Node]
+    outputs: list[gs.Tensor]
+
+
+@dataclass
+class NearMiss:
+    """How far matching came before it failed, and why it went no further."""
+
+    reached: int = -1
+    reason: str = "no node of the pattern's root operator"
+
+    def note(self, reached: int, reason: Callable[[], str]) -> None:
+        if reached > self.reached:
+            self.reached, self.reason = reached, reason()
+
+
+@dataclass
+class Matcher:
+    """Matches patterns in one model at its opsets."""
+
+    editor: Editor
+    opset_of: Callable[[gs.Node], int]
+    miss: NearMiss | None = None
+    _bound: dict[str, Any] = field(default_factory=dict)
+    _nodes: dict[int, gs.Node] = field(default_factory=dict)
+    _roots: list[gs.Tensor] = field(default_factory=list)
+    _shared: bool = False
+    _done: Match | None = None
+
+    def match(self, traced: Traced, node: gs.Node, *, shared_inner: bool = False) -> Match | None:
+        """The first way in which the pattern holds with `node` at the root of its first output."""
+        self._shared = shared_inner
+        first = traced.outputs[0]
+        for option in first.options if isinstance(first, Either) else (first,):
+            if root_node(option).op != node.op:
+                continue
+            index = option.index if isinstance(option, Output) else 0
+            if index >= len(node.outputs):
+                continue
+            self._bound, self._nodes, self._roots, self._done = {}, {}, [node.outputs[index]], None
+            rest: Goals = None
+            for other in reversed(traced.outputs[1:]):
+                rest = ("root", other, None, rest)
+            if self._node(root_node(option), node, index, rest):
+                assert self._done is not None
+                return self._done
+        return None
+
+    def _fail(self, reason: Callable[[], str]) -> bool:
+        if self.miss is not None:
+            self.miss.note(len(self._nodes), reason)
+        return False
+
+    def _solve(self, goals: Goals) -> bool:
+        if goals is None:
+            return self._finish()
+        kind, pattern, value, rest = goals
+        if kind == "root":
+            return self._other_root(pattern, rest)
+        if isinstance(pattern, Var):
+            return self._bind(pattern.name, value, rest)
+        if isinstance(pattern, NodePattern):
+            return self._producer(pattern, 0, value, rest)
+        if isinstance(pattern, Const):
+            if not isinstance(value, np.ndarray) and (value is None or constant_of(value) is None):
+                return self._fail(lambda: f"{_label(value)} is no constant")
+            return self._solve(("in", pattern.inner, value, rest))
+        if isinstance(pattern, Maybe):
+            if value is None:
+                return self._all_absent(pattern, rest)
+            if is_absent(pattern):
+                return self._fail(lambda: f"optional input {_label(value)} is present")
+            return self._solve(("in", pattern.inner, value, rest))
+        if isinstance(pattern, Literal):
+            return _equals(value, pattern.value) and self._solve(rest) or self._fail(
+                lambda: f"{_label(value)} is not {pattern.value}"
+            )
+        if isinstance(pattern, Output):
+            return self._producer(pattern.node, pattern.index, value, rest)
+        if isinstance(pattern, Either):
+            return any(self._solve(("in", option, value, rest)) for option in pattern.options)
+        raise AssertionError(pattern)
+
+    def _bind(self, name: str, value: Any, rest: Goals) -> bool:
+        if value is None:
+            return self._fail(lambda: f"there is no input {name!r}")
+        known = self._bound.get(name, _UNBOUND)
+        if isinstance(value, (gs.Tensor, np.ndarray)):
+            value = Value(None, value) if isinstance(value, np.ndarray) else Value(value)
+        if known is not _UNBOUND:
+            same = known.is_same(value) if isinstance(known, Value) and isinstance(value, Value) else known == value
+            return (same and self._solve(rest)) or self._fail(lambda: f"{name!r} would be two different things")
+        self._bound[name] = value
+        if self._solve(rest):
+            return True
+        del self._bound[name]
+        return False
+
+    def _all_absent(self, pattern: Maybe, rest: Goals) -> bool:
+        if is_absent(pattern):
+            return self._solve(rest)
+        names = [name for name in _names(pattern.inner) if name not in self._bound]
+        if any(self._bound.get(name) is not None for name in _names(pattern.inner)):
+            return self._fail(lambda: "an optional input is absent here and present there")
+        self._bound.update(dict.fromkeys(names))
+        if self._solve(rest):
+            return True
+        for name in names:
+            del self._bound[name]
+        return False
+
+    def _producer(self, pattern: NodePattern, index: int, value: Any, rest: Goals) -> bool:
+        if not isinstance(value, gs.Variable) or not value.inputs:
+            return self._fail(lambda: f"{_label(value)} is not computed by {pattern.op}")
+        node = value.inputs[0]
+        if node.op != pattern.op:
+            return self._fail(lambda: f"{_label(value)} is computed by {node.op} {node.name!r}, not by {pattern.op}")
+        if node.outputs[index if index < len(node.outputs) else 0] is not value:
+            return self._fail(lambda: f"{_label(value)} is not output {index} of {node.name!r}")
+        return self._node(pattern, node, index, rest)
+
+    def _node(self, pattern: NodePattern, node: gs.Node, index: int, rest: Goals) -> bool:
+        known = self._nodes.get(id(pattern))
+        if known is not None:
+            return known is node and self._solve(rest)
+        if pattern.domain != (node.domain or "") and not (not pattern.domain and is_standard(node)):
+            return self._fail(lambda: f"{node.name!r} is of domain {node.domain!r}")
+        for slot in range(max(pattern.outputs, index + 1), len(node.outputs)):
+            if node.outputs[slot].name and self.editor.is_used(node.outputs[slot]):
+                return self._fail(lambda: f"output {slot} of {node.name!r} is used")
+        self._nodes[id(pattern)] = node
+        undo = self._attributes(pattern, node)
+        if undo is not None:
+            if any(self._solve(goals) for goals in self._operands(pattern, node, rest)):
+                return True
+            for name in undo:
+                del self._bound[name]
+        del self._nodes[id(pattern)]
+        return False
+
+    def _attributes(self, pattern: NodePattern, node: gs.Node) -> list[str] | None:
+        """Bind and check attributes; the names bound here, or None if one does not fit."""
+        bound: list[str] = []
+        opset = self.opset_of(node)
+        skip = IGNORED.get(node.op, frozenset()) | {m.attribute for m in moved(node.op, opset) if is_standard(node)}
+        rest = {}
+        for name, value in node.attrs.items():
+            if name in pattern.attrs or name in skip:
+                continue
+            if pattern.rest_attrs is not None:
+                rest[name] = value
+            elif isinstance(value, gs.Node.AttributeRef) or not _same_attribute(value, default(node, name, opset)):
+                self._fail(lambda n=name, v=value: f"{node.name!r} has {n}={v!r}, which the pattern does not name")
+                return self._unbind(bound)
+        wanted = list(pattern.attrs.items())
+        if pattern.rest_attrs is not None:
+            wanted.append(("", pattern.rest_attrs))
+        for name, spec in wanted:
+            value = rest if not name else node.attrs.get(name)
+            if value is None:
+                value = default(node, name, opset)
+            if isinstance(value, gs.Node.AttributeRef):
+                self._fail(lambda n=name: f"{n} of {node.name!r} is a parameter of the enclosing function")
+                return self._unbind(bound)
+            if isinstance(spec, Var):
+                known = self._bound.get(spec.name, _UNBOUND)
+                if known is _UNBOUND:
+                    self._bound[spec.name] = value
+                    bound.append(spec.name)
+                    continue
+                fits = _same_attribute(value, known)
+            else:
+                fits = spec(value) if callable(spec) else _same_attribute(value, spec)
+            if not fits:
+                self._fail(lambda n=name, v=value: f"{n} of {node.name!r} is {v!r}")
+                return self._unbind(bound)
+        return bound
+
+    def _unbind(self, names: list[str]) -> None:
+        for name in names:
+            del self._bound[name]
+
+    def _operands(self, pattern: NodePattern, node: gs.Node, rest: Goals) -> Iterator[Goals]:
+        """The ways to pair the pattern's inputs with the node's."""
+        values: list[Any] = [tensor if tensor.name else None for tensor in node.inputs]
+        if is_standard(node):
+            for entry in moved(node.op, self.opset_of(node)):
+                values += [None] * (entry.slot + 1 - len(values))
+                values[entry.slot] = attribute_operand(node, entry)
+        while values and values[-1] is None:
+            values.pop()
+        wanted = pattern.inputs
+        tail = wanted[-1] if wanted and isinstance(wanted[-1], Var) and wanted[-1].rest else None
+        if tail is not None:
+            wanted = wanted[:-1]
+        if len(values) > len(wanted) and tail is None:
+            self._fail(lambda: f"{node.name!r} has {len(values)} inputs, the pattern names {len(wanted)}")
+            return
+        fixed = values[: len(wanted)] + [None] * (len(wanted) - len(values))
+        if tail is not None:
+            rest = ("in", tail, [Value(t) for t in values[len(wanted) :] if t is not None], rest)
+        yield _chain(wanted, fixed, rest)
+        if len(wanted) == len(values) == 2 and node.op in COMMUTATIVE and values[0] is not values[1]:
+            yield _chain(wanted, fixed[::-1], rest)
+
+    def _other_root(self, pattern: Operand, rest: Goals) -> bool:
+        for root in roots(pattern):
+            index = pattern.index if isinstance(pattern, Output) else 0
+            for node in self._root_candidates(root):
+                if node.op != root.op or index >= len(node.outputs):
+                    continue
+                self._roots.append(node.outputs[index])
+                if self._node(root, node, index, rest):
+                    return True
+                self._roots.pop()
+        return self._fail(lambda: "another output of the pattern was not found")
+
+    def _root_candidates(self, root: NodePattern) -> list[gs.Node]:
+        if id(root) in self._nodes:
+            return [self._nodes[id(root)]]
+        for child in root.inputs:
+            child = child.inner if isinstance(child, (Const, Maybe)) else child
+            anchor = self._bound.get(child.name) if isinstance(child, Var) else None
+            tensor = anchor.tensor if isinstance(anchor, Value) else None
+            inner = child.node if isinstance(child, Output) else child
+            if isinstance(inner, NodePattern) and id(inner) in self._nodes:
+                tensor = self._nodes[id(inner)].outputs[child.index if isinstance(child, Output) else 0]
+            if tensor is not None:
+                return list(tensor.outputs)[:64]
+        return []
+
+    def _finish(self) -> bool:
+        nodes = list({id(node): node for node in self._nodes.values()}.values())
+        scope = self.editor.scope(nodes[0])
+        ids = {id(node) for node in nodes}
+        kept = {id(tensor) for tensor in self._roots}
+        for node in nodes:
+            if self.editor.scope(node) is not scope:
+                return self._fail(lambda n=node: f"{n.name!r} is outside the body that reads it")
+            if self._shared:
+                continue
+            for tensor in node.outputs:
+                if id(tensor) in kept:
+                    continue
+                if self.editor.is_result(tensor):
+                    return self._fail(lambda t=tensor: f"inner value {t.name!r} is a graph output")
+                stranger = next((user for user in tensor.outputs if id(user) not in ids), None)
+                if stranger is not None:
+                    return self._fail(lambda t=tensor, s=stranger: f"inner value {t.name!r} is also read by {s.name!r}")
+        self._done = Match(nodes[0], dict(self._bound), nodes, list(self._roots))
+        return True
+
+
+_UNBOUND = object()
+
+
+def _chain(patterns: tuple[Operand, ...], values: list[Any], rest: Goals) -> Goals:
+    for pattern, value in zip(reversed(patterns), reversed(values), strict=True):
+        rest = ("in", pattern, value, rest)
+    return rest
+
+
+def _names(pattern: Operand) -> list[str]:
+    if isinstance(pattern, Var):
+        return [pattern.name]
+    if isinstance(pattern, (Const, Maybe)):
+        return _names(pattern.inner)
+    if isinstance(pattern, Output):
+        return _names(pattern.node)
+    if isinstance(pattern, Either):
+        return [name for option in pattern.options for name in _names(option)]
+    if isinstance(pattern, NodePattern):
+        named = [spec.name for spec in (*pattern.attrs.values(), pattern.rest_attrs) if isinstance(spec, Var)]
+        return [name for child in pattern.inputs for name in _names(child)] + named
+    return []
+
+
+def _same_attribute(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return list(a) == list(b)
+    if isinstance(a, float) or isinstance(b, float):
+        return isinstance(a, (int, float)) and isinstance(b, (int, float)) and bool(np.float32(a) == np.float32(b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _equals(value: Any, wanted: Any) -> bool:
+    if value is None or isinstance(value, gs.Tensor):
+        known = None if value is None else constant_of(value)
+        if known is None:
+            return False
+        handle = Value(known)
+        if (handle.size or 0) > (len(wanted) if isinstance(wanted, (list, tuple)) else 1):
+            return False
+        value = handle.const
+    if value is None or value.dtype.kind in "OSU":
+        return False
+    if isinstance(wanted, (list, tuple)):
+        return bool(value.shape == (len(wanted),) and value.tolist() == list(wanted))
+    if value.size != 1:
+        return False
+    got = float(value.astype(np.float64).ravel()[0])
+    if not dtypes.is_float(value.dtype):
+        return got == wanted
+    return bool(np.isclose(got, wanted, rtol=_ROUNDING.get(dtypes.name(value.dtype), 1e-6), atol=0.0))
+
+
+_ROUNDING = {"float16": 1e-3, "bfloat16": 1e-2}
+"""How far a stored number may be from the one a pattern names and still be its rounding."""
+
+
+def _label(value: Any) -> str:
+    if value is None:
+        return "an absent input"
+    return repr(value.name) if isinstance(value, gs.Tensor) else "an attribute"

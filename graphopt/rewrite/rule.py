@@ -1,0 +1,124 @@
+"""What a pass author writes: a Rule (an equation), or a function pass; and where in the pipeline it runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..errors import PluginError
+from .pattern import Traced, trace
+
+STAGES = ("canonicalize", "simplify", "fuse", "legalize")
+
+
+def kebab(name: str) -> str:
+    """'FoldConvBN2d' = 'fold-conv-bn2d'; 'fold_shapes' = 'fold-shapes'."""
+    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
+    return text.replace("_", "-").lower()
+
+
+class Rule:
+    """An equation between two graphs: write `pattern` and `rewrite`, and `check` for what a pattern can't say.
+
+    The docstring's first line is the equation. `pattern(self, op, x, ...)` returns the left side;
+    `rewrite(self, op, x, ...)` the right side, with the same names; `check(self, op, x, ...)` returns None,
+    or the reason why this match must be left alone.
+    """
+
+    stage: ClassVar[str] = "simplify"
+    after: ClassVar[Sequence[str]] = ()
+    before: ClassVar[Sequence[str]] = ()
+    shared_inner: ClassVar[bool] = False
+    """Whether inner values may have other readers (they stay, and the rewrite bypasses them)."""
+    target: Any = None
+    """The run's `Target`, set before the first match."""
+
+    def pattern(self, op: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The left side."""
+        raise PluginError("a rule needs a pattern", where=type(self).__name__)
+
+    def rewrite(self, op: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The right side."""
+        raise PluginError("a rule needs a rewrite", where=type(self).__name__)
+
+    def check(self, op: Any, /, *args: Any, **kwargs: Any) -> str | None:
+        """None, or why this match must be left alone."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """kebab-case of the class's name."""
+        return kebab(type(self).__name__)
+
+
+@dataclass(frozen=True)
+class FunctionPass:
+    """A pass written as a function of the whole graph."""
+
+    function: Callable[..., int]
+    name: str
+    stage: str
+    after: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+
+    @property
+    def doc(self) -> str:
+        return first_line(self.function)
+
+
+def pass_(
+    stage: str = "simplify", *, after: Sequence[str] = (), before: Sequence[str] = (), name: str = ""
+) -> Callable[[Callable[..., int]], FunctionPass]:
+    """Make `f(graph, target) -> number of changes` a pass of this stage."""
+
+    def decorate(function: Callable[..., int]) -> FunctionPass:
+        return FunctionPass(function, name or kebab(function.__name__), stage, tuple(after), tuple(before))
+
+    return decorate
+
+
+Pass = Rule | FunctionPass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A pass as the registry knows it."""
+
+    run: Pass
+    plugin: str = "?"
+    traced: Traced | None = None
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def stage(self) -> str:
+        return self.run.stage
+
+    @property
+    def doc(self) -> str:
+        """The equation, or the promise."""
+        return self.run.doc if isinstance(self.run, FunctionPass) else first_line(type(self.run))
+
+
+def entry(run: Any, plugin: str = "?") -> Entry:
+    """A pass, checked against its contract. Raises PluginError."""
+    where = f"plugin {plugin}"
+    if isinstance(run, type) and issubclass(run, Rule):
+        raise PluginError(f"{run.__name__} is a class; return an instance: {run.__name__}()", where=where)
+    if not isinstance(run, (Rule, FunctionPass)):
+        raise PluginError(f"{run!r} is no pass", where=where, hint="return Rule instances and functions under @pass_")
+    if run.stage not in STAGES:
+        raise PluginError(f"pass {run.name} is of unknown stage {run.stage!r}", where=where, hint=", ".join(STAGES))
+    if isinstance(run, FunctionPass):
+        return Entry(run, plugin)
+    return Entry(run, plugin, trace(run.pattern, f"{where}, pass {run.name}"))
+
+
+def first_line(thing: Any) -> str:
+    """The first line of a docstring."""
+    text = (getattr(thing, "__doc__", None) or "").strip()
+    return text.splitlines()[0].strip() if text else ""

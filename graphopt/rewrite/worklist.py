@@ -1,0 +1,296 @@
+"""Applies rules until none of them matches anywhere: indexed by operator, driven by a worklist.
+
+A rewrite puts only its neighbourhood back on the list; a last scan over all nodes proves the fixpoint.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from ..errors import GraphoptError, PassError
+from ..ir import dtypes, shapes
+from ..ir.edits import Editor, inherit
+from ..ir.fingerprint import fingerprint
+from ..ir.graph import scopes, subgraphs
+from ..ir.infer import Inference
+from .build import Ops, Skip
+from .match import Match, Matcher
+from .pattern import roots
+from .rule import Entry, Rule
+from .value import Value
+
+NEAR = 64
+"""At most this many nodes are re-examined around one rewrite at once."""
+
+
+@dataclass
+class Fired:
+    """What one pass did: the number of changes, where, why not elsewhere, and for how long."""
+
+    name: str
+    stage: str
+    plugin: str
+    doc: str = ""
+    changes: int = 0
+    seconds: float = 0.0
+    nodes: list[str] = field(default_factory=list)
+    """Roots of the matches, in order."""
+    vetoes: dict[str, str] = field(default_factory=dict)
+    """Node -> reason, for matches that `check` left alone."""
+
+
+Veto = Callable[[Entry, Match], str | None]
+
+
+class Enough(Exception):
+    """The allowed number of changes is used up."""
+
+
+class Model:
+    """A graph under rewriting: its editor, its inference, its opsets."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.inference = Inference(graph)
+        self.renew()
+
+    def renew(self) -> None:
+        """Take notice of changes made without the editor."""
+        self.editor = Editor(self.graph)
+        self._home: dict[int, gs.Graph] = {}
+        for home in (self.graph, *self.graph.functions):
+            for scope in scopes(home, functions=False):
+                self._home[id(scope)] = home
+
+    def home(self, node: gs.Node) -> gs.Graph:
+        """The model or function whose opset governs a node."""
+        scope = self.editor.scope(node)
+        found = self._home.get(id(scope))
+        if found is None:
+            for home in (self.graph, *self.graph.functions):
+                for inner in scopes(home, functions=False):
+                    self._home[id(inner)] = home
+            found = self._home[id(scope)]
+        return found
+
+    def opset(self, node: gs.Node) -> int:
+        return int(self.home(node).opset)
+
+    def imports(self, node: gs.Node) -> list[Any]:
+        home = self.home(node)
+        return list(home.import_domains or [helper.make_opsetid("", home.opset)])
+
+
+class Worklist:
+    """One group of rules over one model."""
+
+    def __init__(self, model: Model, entries: list[Entry], fired: dict[str, Fired], spend: Callable[[], None]) -> None:
+        self.model = model
+        self.fired = fired
+        self.spend = spend
+        self.veto: Veto | None = None
+        self.rules: dict[str, list[Entry]] = {}
+        self.depth = 1
+        for one in entries:
+            assert one.traced is not None
+            self.depth = max(self.depth, one.traced.depth)
+            for op in {root.op for root in roots(one.traced.outputs[0])}:
+                self.rules.setdefault(op, []).append(one)
+        self._heap: list[tuple[tuple[int, int], int, gs.Node]] = []
+        self._queued: set[int] = set()
+        self._seq = 0
+
+    def run(self) -> int:
+        """Rewrite to a fixpoint; the number of rewrites."""
+        total = 0
+        while True:
+            nodes = self.model.editor.nodes()
+            budget = 8 * len(nodes) + 1000
+            self._push(nodes)
+            changed = self._drain(budget)
+            self.model.editor.flush()
+            total += changed
+            if not changed:
+                return total
+            if total > 4 * budget:
+                raise PassError(f"rewriting does not end: {self._busiest()}")
+
+    def _push(self, nodes: Iterable[gs.Node]) -> None:
+        editor = self.model.editor
+        for node in nodes:
+            if id(node) not in self._queued and node.op in self.rules and editor.has(node):
+                self._queued.add(id(node))
+                self._seq += 1
+                heapq.heappush(self._heap, (editor.place(node), self._seq, node))
+
+    def _drain(self, budget: int) -> int:
+        matcher = Matcher(self.model.editor, self.model.opset)
+        seen: dict[str, str] = {}
+        done = 0
+        while self._heap:
+            _, _, node = heapq.heappop(self._heap)
+            self._queued.discard(id(node))
+            if not self.model.editor.has(node):
+                continue
+            for one in self.rules[node.op]:
+                started = perf_counter()
+                changed = self._try(one, node, matcher)
+                self.fired[one.name].seconds += perf_counter() - started
+                if changed:
+                    done += 1
+                    if done > budget:
+                        self._look_for_a_circle(seen, one.name)
+                    self._push([node])
+                    break
+        return done
+
+    def _look_for_a_circle(self, seen: dict[str, str], name: str) -> None:
+        self.model.editor.flush()
+        mark = fingerprint(self.model.graph)
+        if mark in seen:
+            names = list(dict.fromkeys([*list(seen.values())[list(seen).index(mark) :], name]))
+            raise PassError(f"passes undo each other for ever: {' <-> '.join(names)}", hint="switch one off with --skip")
+        seen[mark] = name
+        if len(seen) > 256:
+            raise PassError(f"rewriting does not end: {self._busiest()}", hint="switch one off with --skip")
+
+    def _busiest(self) -> str:
+        rules = sorted(self.fired.values(), key=lambda f: -f.changes)[:3]
+        return ", ".join(f"{f.name} of plugin {f.plugin} fired {f.changes} times" for f in rules)
+
+    def _try(self, one: Entry, node: gs.Node, matcher: Matcher) -> bool:
+        rule, traced = one.run, one.traced
+        assert isinstance(rule, Rule)
+        assert traced is not None
+        match = matcher.match(traced, node, shared_inner=rule.shared_inner)
+        if match is None:
+            return False
+        model = self.model
+        ops = Ops(model.editor, model.inference, node, model.opset(node), model.imports(node))
+        for value in match.bound.values():
+            for item in value if isinstance(value, list) else (value,):
+                if isinstance(item, Value):
+                    item._ops = ops
+        reason: str | None
+        try:
+            reason = traced.call(rule.check, ops, match.bound)
+            if reason is None and self.veto is not None:
+                reason = self.veto(one, match)
+            if reason is None:
+                result = traced.call(rule.rewrite, ops, match.bound)
+                new = self._results(one, node, match, result, ops)
+        except Skip as skip:
+            reason = str(skip) or "the rule skipped it"
+        except GraphoptError:
+            raise
+        except Exception as error:
+            raise PassError(
+                f"pass {one.name} of plugin {one.plugin} raised {type(error).__name__}: {error}",
+                where=f"node {node.name!r} ({node.op})",
+                hint=f"leave it out with --skip {one.name}",
+            ) from error
+        if reason is not None:
+            ops.abort()
+            if not isinstance(reason, str):
+                raise PassError(f"check() of pass {one.name} returned {reason!r}: it must return None or a reason")
+            self.fired[one.name].vetoes[node.name] = reason
+            return False
+        try:
+            self.spend()
+        except Enough:
+            ops.abort()
+            raise
+        self._apply(one, match, new, ops)
+        return True
+
+    def _results(self, one: Entry, node: gs.Node, match: Match, result: Any, ops: Ops) -> list[gs.Tensor]:
+        where = f"pass {one.name} of plugin {one.plugin}, node {node.name!r}"
+        results = result if isinstance(result, (tuple, list)) and len(match.outputs) > 1 else (result,)
+        if len(results) != len(match.outputs):
+            raise PassError(f"rewrite() returned {len(results)} values for {len(match.outputs)}", where=where)
+        for made in ops.made:
+            self.model.inference.node(made, ops._imports)
+        new = []
+        for old, value in zip(match.outputs, results, strict=True):
+            if value is None:
+                raise PassError("rewrite() returned None", where=where, hint="raise graphopt.Skip(reason) to leave it")
+            tensor = ops.value(value, old)
+            _same_type(old, tensor, where)
+            new.append(tensor)
+        return new
+
+    def _apply(self, one: Entry, match: Match, new: list[gs.Tensor], ops: Ops) -> None:
+        editor = self.model.editor
+        last = max(match.nodes[:1] + [old.inputs[0] for old in match.outputs if old.inputs], key=editor.place)
+        fired = self.fired[one.name]
+        fired.changes += 1
+        fired.nodes.append(match.root.name)
+        for made in ops.made:
+            editor.attach(made, last)
+            inherit(made, match.nodes, one.name)
+        around: list[gs.Node] = [*ops.made]
+        for old, tensor in zip(match.outputs, new, strict=True):
+            editor.replace(old, tensor, at=last)
+            around.extend(list(old.outputs)[:NEAR])
+            around.extend(list(tensor.outputs)[:NEAR])
+            around.extend(tensor.inputs)
+            around.extend(old.inputs)
+        for tensor in editor.prune([*match.nodes, *ops.made]):
+            around.extend(tensor.inputs)
+            if len(tensor.outputs) <= 4:
+                around.extend(tensor.outputs)
+        self._push(self._downstream(around))
+
+    def _downstream(self, start: list[gs.Node]) -> list[gs.Node]:
+        """The nodes within reach of the deepest pattern, at most NEAR beyond `start`."""
+        seen: dict[int, gs.Node] = {id(node): node for node in start}
+        front = start
+        for _ in range(self.depth - 1):
+            following = []
+            for node in front:
+                for tensor in node.outputs:
+                    for user in list(tensor.outputs)[:NEAR]:
+                        if id(user) not in seen:
+                            seen[id(user)] = user
+                            following.append(user)
+            front = following
+            if not front or len(seen) > NEAR + len(start):
+                break
+        return list(seen.values())
+
+
+def _same_type(old: gs.Tensor, new: gs.Tensor, where: str) -> None:
+    """Raise PassError where the types prove that the two cannot be one value."""
+    a, b = dtypes.of(old), dtypes.of(new)
+    if a is not None and b is not None and a != b:
+        raise PassError(f"the rewrite changes {old.name!r} from {dtypes.name(a)} to {dtypes.name(b)}", where=where)
+    x, y = shapes.of(old), shapes.of(new)
+    if x is None or y is None:
+        return
+    clash = len(x) != len(y) or any(
+        isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(x, y, strict=True)
+    )
+    if clash:
+        raise PassError(
+            f"the rewrite changes the shape of {old.name!r} from {shapes.text(x)} to {shapes.text(y)}", where=where
+        )
+
+
+def node_count(graph: gs.Graph) -> dict[str, int]:
+    """Nodes by operator over all scopes, Constant nodes left out."""
+    counts: dict[str, int] = {}
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            if node.op != "Constant":
+                counts[node.op] = counts.get(node.op, 0) + 1
+    return counts
+
+
+__all__ = ["Enough", "Fired", "Model", "Worklist", "node_count", "subgraphs"]

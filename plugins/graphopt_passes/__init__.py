@@ -1,0 +1,1 @@
+"""First-party passes of graphopt, shipped through the same door as everybody's: one module, one plugin."""

@@ -1,0 +1,239 @@
+"""Constants: lift them out of nodes, and compute at optimization time what does not depend on inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper
+
+import graphopt
+from graphopt.config import Limits, Target
+from graphopt.ir import dtypes, shapes
+from graphopt.ir.edits import remove_dead
+from graphopt.ir.graph import new_constant, scopes, subgraphs
+from graphopt.ir.save import node_to_proto
+from graphopt.ir.weights import nbytes, read
+from graphopt.rewrite.spelling import RANDOM, is_standard, schema
+from graphopt.rewrite.value import lifted
+from graphopt.rewrite.worklist import Model
+
+NEVER = RANDOM | frozenset(
+    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear If Loop Scan Constant Dropout Optional OptionalGetElement "
+    "OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
+    "SequenceMap SplitToSequence ConcatFromSequence ImageDecoder".split()
+)
+"""Random, quantization (TensorRT reads precision from it), control flow, and what yields no tensor."""
+
+_LIMIT = Limits().fold_bytes
+_NARROW_LIMIT = 1 << 10
+
+
+@graphopt.pass_("canonicalize")
+def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
+    """A Constant node is an initializer (inside functions, the IR's constant)."""
+    edit = model.editor
+    changes = 0
+    for node in edit.nodes():
+        if node.op != "Constant" or not is_standard(node):
+            continue
+        values = lifted(node)
+        if values is None:
+            continue
+        tensor = node.outputs[0]
+        if edit.is_result(tensor):
+            continue  # the output's name must be made by something
+        edit.replace(tensor, new_constant(edit.fresh(tensor.name), values._values))
+        edit.prune([node])
+        changes += 1
+    return changes
+
+
+@graphopt.pass_("canonicalize", after=["lift-constants"])
+def remove_dead_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
+    """A node whose outputs nothing reads goes, and then what only it read."""
+    return remove_dead(graph, model.editor)
+
+
+@graphopt.pass_("canonicalize", after=["lift-constants", "remove-dead-nodes"])
+def fold_constants(graph: gs.Graph, target: Target, model: Model) -> int:
+    """f(constants) is a constant, unless f is random, quantizes, or makes far more bytes than it reads."""
+    changes = 0
+    for home in (graph, *graph.functions):
+        local = {(function.domain or "", function.name) for function in graph.functions}
+        nodes = _foldable(home, model, local)
+        if nodes:
+            changes += _replace(nodes, _evaluate(nodes, home, model), model)
+    return changes
+
+
+def _foldable(home: gs.Graph, model: Model, local: set[tuple[str, str]]) -> list[gs.Node]:
+    """The nodes that depend on constants alone, in order."""
+    found: list[gs.Node] = []
+    known: set[int] = set()
+    for scope in scopes(home, functions=False):
+        for node in scope.nodes:
+            if node.op in NEVER or not is_standard(node) or ("", node.op) in local or _has_references(node):
+                continue
+            if not all(not t.name or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs):
+                continue
+            if node.op == "Identity" and model.editor.is_result(node.outputs[0]):
+                continue  # an output must be made by a node
+            if schema(node.op, int(home.opset)) is None or _traps(node) or not _is_small_enough(node):
+                continue
+            found.append(node)
+            known.update(id(tensor) for tensor in node.outputs)
+    return found
+
+
+def _has_references(node: gs.Node) -> bool:
+    return any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()) or any(subgraphs(node))
+
+
+def _traps(node: gs.Node) -> bool:
+    """Whether an integer division could trap in native code."""
+    if node.op not in ("Div", "Mod"):
+        return False
+    divisor = node.inputs[1]
+    if dtypes.is_float(dtypes.of(node.inputs[0])):
+        return False
+    if not isinstance(divisor, gs.Constant):
+        return True
+    values = read(divisor)
+    return bool((values == 0).any() or (values.dtype.kind == "i" and (values == -1).any()))
+
+
+def _is_small_enough(node: gs.Node) -> bool:
+    reads = sum(nbytes(t) for t in node.inputs if isinstance(t, gs.Constant))
+    narrow = any(
+        isinstance(t, gs.Constant) and dtypes.bits(t.dtype) <= 8 and nbytes(t) > _NARROW_LIMIT for t in node.inputs
+    )
+    makes = 0
+    for tensor in node.outputs:
+        volume = shapes.volume(shapes.of(tensor))
+        if volume is None:
+            if node.op in ("ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "EyeLike", "Pad"):
+                return False
+            continue
+        makes += volume * dtypes.bits(dtypes.of(tensor) or np.float32) // 8
+    return makes <= reads + (_NARROW_LIMIT if narrow else _LIMIT)
+
+
+def _needed(nodes: list[gs.Node], model: Model) -> list[gs.Tensor]:
+    """Values of folded nodes that something else reads."""
+    inside = {id(node) for node in nodes}
+    return [
+        tensor
+        for node in nodes
+        for tensor in node.outputs
+        if tensor.name and (model.editor.is_result(tensor) or any(id(user) not in inside for user in tensor.outputs))
+    ]
+
+
+def _evaluate(nodes: list[gs.Node], home: gs.Graph, model: Model) -> dict[int, np.ndarray[Any, Any]]:
+    """id(tensor) -> value: all in one onnxruntime session, or node by node where that does not run."""
+    wanted = _needed(nodes, model)
+    if not wanted:
+        return {}
+    try:
+        values = _run(_model(nodes, wanted, home), [tensor.name for tensor in wanted])
+        return {id(tensor): value for tensor, value in zip(wanted, values, strict=True)}
+    except Exception:
+        return _one_by_one(nodes, home)
+
+
+def _one_by_one(nodes: list[gs.Node], home: gs.Graph) -> dict[int, np.ndarray[Any, Any]]:
+    from onnx.reference import ReferenceEvaluator
+
+    known: dict[int, np.ndarray[Any, Any]] = {}
+    for node in nodes:
+        if not all(not t.name or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs):
+            continue
+        outputs = [tensor for tensor in node.outputs if tensor.name]
+        proto = _model([node], outputs, home, known)
+        names = [tensor.name for tensor in outputs]
+        for run in (_run, lambda m, n: ReferenceEvaluator(m).run(n, {})):
+            try:
+                known.update(zip(map(id, outputs), run(proto, names), strict=True))
+                break
+            except Exception:  # noqa: S112 - what no evaluator can run stays in the graph
+                continue
+    return known
+
+
+def _run(proto: onnx.ModelProto, names: list[str]) -> list[np.ndarray[Any, Any]]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(value) for value in session.run(names, {})]
+
+
+def _model(
+    nodes: list[gs.Node],
+    wanted: list[gs.Tensor],
+    home: gs.Graph,
+    known: dict[int, np.ndarray[Any, Any]] | None = None,
+) -> onnx.ModelProto:
+    known = known or {}
+    initializers: dict[str, onnx.TensorProto] = {}
+    for node in nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and tensor.name not in initializers:
+                initializers[tensor.name] = numpy_helper.from_array(np.ascontiguousarray(read(tensor)), tensor.name)
+            elif id(tensor) in known and tensor.name not in initializers:
+                initializers[tensor.name] = numpy_helper.from_array(known[id(tensor)], tensor.name)
+    outputs = [_output(tensor) for tensor in wanted]
+    graph = helper.make_graph([node_to_proto(node) for node in nodes], "constants", [], outputs, initializers.values())
+    imports = [entry for entry in home.import_domains or () if entry.domain in ("", "ai.onnx")]
+    return helper.make_model(
+        graph, opset_imports=imports or [helper.make_opsetid("", home.opset)], ir_version=_ir_version(home)
+    )
+
+
+def _ir_version(home: gs.Graph) -> int:
+    return max(8, min(int(home.ir_version or 8), 11))
+
+
+def _output(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+    dtype = dtypes.of(tensor)
+    if dtype is None:
+        return onnx.ValueInfoProto(name=tensor.name)
+    return helper.make_tensor_value_info(tensor.name, dtypes.to_onnx(dtype), None)
+
+
+def _replace(nodes: list[gs.Node], values: dict[int, np.ndarray[Any, Any]], model: Model) -> int:
+    edit = model.editor
+    changes = 0
+    for node in nodes:
+        for tensor in node.outputs:
+            value = values.get(id(tensor))
+            if value is None or not edit.is_used(tensor):
+                continue
+            dtype = dtypes.of(tensor)
+            if dtype is not None and value.dtype != dtype and value.dtype.kind not in "OSU":
+                continue
+            if value.nbytes > sum(nbytes(t) for t in _roots(node)) + _LIMIT:
+                continue
+            constant = new_constant(edit.fresh(tensor.name), value)
+            edit.replace(tensor, constant)
+            changes += 1
+    edit.prune(reversed(nodes))
+    return changes
+
+
+def _roots(node: gs.Node) -> Iterable[gs.Constant]:
+    return (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
+
+
+@graphopt.hookimpl
+def graphopt_passes() -> list[Any]:
+    return [lift_constants, remove_dead_nodes, fold_constants]
+
+
