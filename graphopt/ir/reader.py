@@ -67,7 +67,9 @@ class Reader:
         graph.doc_string = model.graph.doc_string
         entry = extras(graph)
         rest = onnx.ModelProto()
-        rest.domain, rest.model_version, rest.doc_string = model.domain, model.model_version, model.doc_string
+        for name in ("domain", "model_version", "doc_string"):
+            if model.HasField(name):
+                setattr(rest, name, getattr(model, name))
         rest.metadata_props.extend(model.metadata_props)
         rest.training_info.extend(model.training_info)
         rest.configuration.extend(model.configuration)

@@ -37,8 +37,6 @@ class Writer:
         try:
             if entry is not None and entry.proto is not None:
                 model.CopyFrom(entry.proto)
-            rest = onnx.GraphProto()
-            rest.CopyFrom(model.graph)
             self._graph(graph, model.graph)
             model.producer_name, model.producer_version = graph.producer_name, graph.producer_version
             del model.functions[:]
