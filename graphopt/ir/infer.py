@@ -123,6 +123,8 @@ class Inference:
         return result
 
     def _key(self, node: gs.Node) -> Any:
+        if any(isinstance(t, gs.Variable) and t.type != "tensor_type" for t in node.inputs):
+            raise TypeError("the types of sequences are not part of the key")
         attrs = tuple((k, tuple(v) if type(v) is list else _attr_key(v)) for k, v in sorted(node.attrs.items()))
         inputs = tuple((*_type(tensor), _data_key(tensor)) if tensor.name else None for tensor in node.inputs)
         return node.op, node.domain or "", attrs, inputs, len(node.outputs)
@@ -139,8 +141,9 @@ class Inference:
                 continue
             proto = self._type_proto(tensor)
             names.append(f"i{i}")
-            if proto is not None:
-                types[f"i{i}"] = proto
+            if proto is None:
+                return None
+            types[f"i{i}"] = proto
             if isinstance(tensor, gs.Constant) and size(tensor) <= _DATA_ELEMENTS:
                 data[f"i{i}"] = numpy_helper.from_array(read(tensor))
         try:

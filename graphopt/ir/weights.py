@@ -151,7 +151,7 @@ def digest(constant: gs.Constant) -> bytes:
         if array.dtype.kind in "OSU":
             state.update(repr(array.ravel().tolist()).encode())
         else:
-            state.update(np.ascontiguousarray(array).tobytes())
+            state.update(np.asarray(array, order="C").tobytes())
     constant.__dict__["_digest"] = (values, state.digest())
     return state.digest()
 
@@ -166,4 +166,4 @@ def proto(constant: gs.Constant, name: str | None = None) -> onnx.TensorProto:
         copy.CopyFrom(values.tensor)
         copy.name = constant.name if name is None else name
         return copy
-    return numpy_helper.from_array(np.ascontiguousarray(read(constant)), constant.name if name is None else name)
+    return numpy_helper.from_array(np.asarray(read(constant), order="C"), constant.name if name is None else name)

@@ -186,7 +186,7 @@ def _model(
     for node in nodes:
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant) and tensor.name not in initializers:
-                initializers[tensor.name] = numpy_helper.from_array(np.ascontiguousarray(read(tensor)), tensor.name)
+                initializers[tensor.name] = numpy_helper.from_array(np.asarray(read(tensor), order="C"), tensor.name)
             elif id(tensor) in known and tensor.name not in initializers:
                 initializers[tensor.name] = numpy_helper.from_array(known[id(tensor)], tensor.name)
     outputs = [_output(tensor) for tensor in wanted]
