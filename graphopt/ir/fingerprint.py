@@ -8,7 +8,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from . import dtypes
-from .graph import scopes, subgraphs
+from .graph import scopes
 from .weights import digest
 
 
@@ -64,22 +64,20 @@ def signature(graph: gs.Graph) -> int:
     parts: list[int] = []
     add = parts.append
     for scope in scopes(graph):
-        add(hash(tuple(map(id, scope.inputs))))
-        add(hash(tuple(map(id, scope.outputs))))
+        add(hash((*map(id, scope.inputs), *map(id, scope.outputs))))
         for node in scope.nodes:
-            add(id(node))
-            add(hash(node.op))
-            for tensor in node.inputs:
-                add(id(tensor))
-            for tensor in node.outputs:
-                add(id(tensor))
-            for name, value in node.attrs.items():
-                add(hash((name, tuple(value))) if type(value) is list and not any(subgraphs(node)) else hash(name))
-                if type(value) is not list:
-                    try:
-                        add(hash(value))
-                    except TypeError:
-                        add(id(value))
+            add(hash((id(node), node.op, *map(id, node.inputs), 0, *map(id, node.outputs))))
+            if node.attrs:
+                add(hash(tuple([(name, *_identity(value)) for name, value in node.attrs.items()])))
     for tensor in (*graph.inputs, *graph.outputs):
         add(hash((tensor.name, dtypes.name(dtypes.of(tensor)), tuple(tensor.shape) if tensor.shape else None)))
     return hash(tuple(parts))
+
+
+def _identity(value: Any) -> tuple[Any, ...]:
+    kind = type(value)
+    if kind is int or kind is float or kind is str:
+        return (value,)
+    if kind is list and value and type(value[0]) in (int, float, str):
+        return tuple(value)
+    return (id(value),)

@@ -6,11 +6,13 @@ Two equal symbols stand for the same number; two None never prove anything.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 Dim = int | str | None
 Shape = tuple[Dim, ...] | None
+_PLACEHOLDER = re.compile(r"\??|unk__\d+|None|-1")
 
 
 def of(tensor: Any) -> Shape:
@@ -34,8 +36,8 @@ def volume(shape: Shape) -> int | None:
 
 
 def same_dim(a: Dim, b: Dim) -> bool:
-    """Whether two dimensions are proved to be equal."""
-    return a is not None and a == b
+    """Whether two dimensions are proved to be equal; placeholder names ('?', 'unk__7', 'None') prove nothing."""
+    return a is not None and a == b and (isinstance(a, int) or not _PLACEHOLDER.fullmatch(a))
 
 
 def same(a: Shape, b: Shape) -> bool:

@@ -47,6 +47,7 @@ class Manager:
         self.most = most
         self.changes = 0
         self._marks: dict[str, str] = {}
+        self._signature: int | None = None
         self.last: tuple[str, str] = ("", "")
         """(pass, node) of the latest change."""
         self.fired = {
@@ -117,6 +118,8 @@ class Manager:
         before = {one.name: self.fired[one.name].changes for one in entries}
         try:
             changed = work.run()
+            if changed:
+                self._signature = None
         finally:
             for one in entries:
                 if self.fired[one.name].changes > before[one.name]:
@@ -131,7 +134,7 @@ class Manager:
         assert isinstance(run, FunctionPass)
         if self.most is not None and self.changes >= self.most:
             raise Enough
-        before = signature(self.graph)
+        before = self._signature if self._signature is not None else signature(self.graph)
         started = perf_counter()
         where = f"pass {one.name} of plugin {one.plugin}"
         extra = {"model": self.model} if "model" in inspect.signature(run.function).parameters else {}
@@ -149,7 +152,8 @@ class Manager:
             raise PassError(f"it returned {claimed!r}, not the number of changes", where=where)
         if extra:
             self.model.editor.flush()
-        changed = signature(self.graph) != before
+        self._signature = signature(self.graph)
+        changed = self._signature != before
         if claimed and not changed:  # only values of constants may have changed
             changed = self._marks.get(one.name) != (mark := fingerprint(self.graph))
             self._marks[one.name] = mark
