@@ -117,6 +117,10 @@ class Ops:
             same = not kinds or kinds[min(other, len(kinds) - 1)] == kind
             if same and isinstance(operand, (Value, gs.Tensor)):
                 return operand.dtype if isinstance(operand, Value) else dtypes.of(operand)
+        if isinstance(operands[slot], float):  # Pow's exponent may be of any dtype; its base's is the natural one
+            first = next((o for o in operands if isinstance(o, (Value, gs.Tensor))), None)
+            dtype = first.dtype if isinstance(first, Value) else dtypes.of(first) if first is not None else None
+            return dtype if dtypes.is_float(dtype) else None
         return None
 
     def abort(self) -> None:

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import PluginError
 
@@ -173,26 +173,35 @@ class Traced:
     def call(self, function: Callable[..., Any], op: Any, bound: dict[str, Any]) -> Any:
         """function(op, variables...), with `*xs` unpacked; only the parameters that it names are passed."""
         wanted = _parameters(function)
-        positional = bound[self.rest] if self.rest and wanted[1] else ()
-        named = {name: bound[name] for name in self.variables if name in wanted[0] or wanted[2]}
-        return function(op, *positional, **named)
+        if wanted.rest:
+            first = [bound[name] for name in wanted.positional]
+            named = {name: bound[name] for name in self.variables if name in wanted.keywords}
+            return function(op, *first, *(bound[self.rest] if self.rest else ()), **named)
+        names = {*wanted.positional, *wanted.keywords}
+        return function(op, **{name: bound[name] for name in (*self.variables, self.rest) if name in names})
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[frozenset[str], bool, bool]:
+class _Parameters(NamedTuple):
+    positional: tuple[str, ...]
+    keywords: tuple[str, ...]
+    rest: bool
+
+
+def _parameters(function: Callable[..., Any]) -> _Parameters:
+    """The parameters of a method after `op`."""
     key = getattr(function, "__func__", function)
     known = _SIGNATURES.get(key)
     if known is None:
-        kinds = inspect.signature(function).parameters.values()
-        names = frozenset(p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        known = _SIGNATURES[key] = (
-            names,
+        kinds = list(inspect.signature(function).parameters.values())[1:]
+        known = _SIGNATURES[key] = _Parameters(
+            tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD),
+            tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY),
             any(p.kind is p.VAR_POSITIONAL for p in kinds),
-            any(p.kind is p.VAR_KEYWORD for p in kinds),
         )
     return known
 
 
-_SIGNATURES: dict[Any, tuple[frozenset[str], bool, bool]] = {}
+_SIGNATURES: dict[Any, _Parameters] = {}
 
 
 def trace(function: Callable[..., Any], where: str) -> Traced:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +49,18 @@ def remove_identities(graph: gs.Graph, target: Target, model: Model) -> int:
         edit.replace(y, x)
         edit.prune([node])
         changes += 1
+    return changes
+
+
+@graphopt.pass_("canonicalize")
+def remove_split_into_one(graph: gs.Graph, target: Target, model: Model) -> int:
+    """Split(x) = x where it has one output."""
+    changes = 0
+    for node in model.editor.nodes():
+        if node.op == "Split" and is_standard(node) and len(node.outputs) == 1:
+            model.editor.replace(node.outputs[0], node.inputs[0])
+            model.editor.prune([node])
+            changes += 1
     return changes
 
 
@@ -105,7 +116,8 @@ class RemoveCastDetour(graphopt.Rule):
             return "a dtype is unknown"
         if not holds_every(middle, source):
             return f"{dtypes.name(middle)} does not hold every {dtypes.name(source)}"
-        if dtypes.is_float(source) and not dtypes.is_float(last) and last != np.bool_:
+        whole = not dtypes.is_float(last) and last != np.bool_
+        if whole and (dtypes.is_float(source) or dtypes.is_float(middle)) and not holds_every(last, source):
             return "casts from floating point to integers differ out of range"
         return None
 
@@ -144,17 +156,29 @@ class RemoveTransposeToSame(NoOp):
         return None if perm is not None and list(perm) == sorted(perm) else "it moves axes"
 
 
-class RemoveSqueezeOfNothing(NoOp):
-    """Squeeze(x, []) = Unsqueeze(x, []) = x; without axes, Squeeze(x) = x where no dimension can be 1."""
+class RemoveUnsqueezeOfNothing(NoOp):
+    """Unsqueeze(x, []) = x."""
 
     def pattern(self, op: Any, x: Any, axes: Any) -> Any:
-        return graphopt.alternatives(op.Unsqueeze(x, op.Const(axes)), op.Squeeze(x, op.maybe(op.Const(axes))))
+        return op.Unsqueeze(x, op.Const(axes))
+
+    def check(self, op: Any, x: Value, axes: Value) -> str | None:
+        return None if axes.size == 0 else "it changes the rank"
+
+
+class RemoveSqueezeOfNothing(NoOp):
+    """Squeeze(x) = x where no dimension can be 1.
+
+    Empty axes mean the same as none: onnxruntime then squeezes every dimension of 1.
+    """
+
+    def pattern(self, op: Any, x: Any, axes: Any) -> Any:
+        return op.Squeeze(x, op.maybe(op.Const(axes)))
 
     def check(self, op: Any, x: Value, axes: Value | None) -> str | None:
-        if axes is not None:
-            return None if axes.size == 0 else "it changes the rank"
-        shape = x.shape
-        fixed = shape is not None and all(isinstance(dim, int) and dim != 1 for dim in shape)
+        if axes is not None and axes.size != 0:
+            return "it changes the rank"
+        fixed = x.shape is not None and all(isinstance(dim, int) and dim != 1 for dim in x.shape)
         return None if fixed else "a dimension may be 1"
 
 
@@ -217,20 +241,6 @@ class RemoveConcatOfOne(NoOp):
         return op.Concat(x, axis=axis)
 
 
-class RemoveSplitIntoOne(NoOp):
-    """Split(x) = x where it has one output."""
-
-    def pattern(self, op: Any, x: Any, sizes: Any, rest: Any) -> Any:
-        return op.Split(x, op.maybe(sizes), attrs=rest)
-
-    def check(self, op: Any, x: Value, sizes: Value | None, rest: dict[str, Any]) -> str | None:
-        if rest.get("num_outputs", 1) != 1:
-            return "it has several outputs"
-        if sizes is not None and sizes.size != 1:
-            return "it has several outputs, though one is read"
-        return None if sizes is not None or "num_outputs" in rest else "its outputs are not counted"
-
-
 class RemoveFlattenOfMatrix(NoOp):
     """Flatten(x, axis=1) = x where x is of rank 2."""
 
@@ -272,35 +282,23 @@ def _numbers(value: Value) -> list[int]:
     return [int(number) for number in array.ravel().tolist()]
 
 
-def all_equal(value: Value, number: float, most: int = _LARGEST_CHECKED) -> bool:
-    """Whether a constant of few enough elements is `number` everywhere."""
-    if value.size is None or not 0 < value.size <= most:
-        return False
-    array = value.const
-    return array is not None and array.dtype.kind not in "OSU" and bool(np.all(array == number))
-
-
-def is_none_or(value: Sequence[int] | None, number: int) -> bool:
-    """Whether an attribute is absent, or this number in every place."""
-    return value is None or all(item == number for item in value)
-
-
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
     return [
         remove_identities,
+        remove_split_into_one,
         RemoveDropout(),
         RemoveCastToSame(),
         RemoveCastDetour(),
         RemoveReshapeToSame(),
         RemoveTransposeToSame(),
+        RemoveUnsqueezeOfNothing(),
         RemoveSqueezeOfNothing(),
         RemoveFullSlice(),
         RemovePadOfNothing(),
         RemoveExpandToSame(),
         RemoveTileOnce(),
         RemoveConcatOfOne(),
-        RemoveSplitIntoOne(),
         RemoveFlattenOfMatrix(),
         RemoveGatherOfAll(),
         RemoveClipWithoutBounds(),
