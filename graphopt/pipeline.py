@@ -65,7 +65,8 @@ def optimize(
     """The model, rewritten to a fixpoint, proved against its source, and built into an engine if asked.
 
     output: where to write the optimized model; None writes nothing. engine: where to write an engine; None builds none.
-    shapes: the optimization profile, and the shapes to verify at. freeze: dims made static; bind: inputs made constants.
+    shapes: the optimization profile, and the shapes to verify at. freeze: dims made static; bind: inputs made
+    constants.
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
     how many layers it makes of source and result. strict: what was refused or could not be verified is an error.
@@ -90,7 +91,10 @@ def optimize(
             staged = stack.enter_context(job.staged(graph, output))
             graph, staged = check.settle(stack, graph, staged, output, strict)
             if count_layers:
-                report.layers_before, report.layers_after = job.layers(check.source(stack)), job.layers(staged.model_path)
+                report.layers_before, report.layers_after = (
+                    job.layers(check.source(stack)),
+                    job.layers(staged.model_path),
+                )
             built = job.build(graph, staged, engine, shapes, build_options, stack)
             if output is not None:
                 report.outputs["model"] = [str(path) for path in staged.commit()]
@@ -182,9 +186,10 @@ class _Job:
             with stage(graph, output) as staged:
                 yield staged
         else:
-            with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, stage(
-                graph, Path(folder) / "model.onnx"
-            ) as staged:
+            with (
+                tempfile.TemporaryDirectory(prefix="graphopt-") as folder,
+                stage(graph, Path(folder) / "model.onnx") as staged,
+            ):
                 yield staged
 
     def layers(self, path: str | os.PathLike[str]) -> NetworkInfo | str:
@@ -254,9 +259,7 @@ class _Built:
 class _Check:
     """Verification, and what happens on a breach."""
 
-    def __init__(
-        self, job: _Job, mode: str, shapes: Shapes | None, inputs: Any, samples: int, seed: int
-    ) -> None:
+    def __init__(self, job: _Job, mode: str, shapes: Shapes | None, inputs: Any, samples: int, seed: int) -> None:
         self.job = job
         self.mode = mode
         self.shapes = shapes
@@ -312,15 +315,21 @@ class _Check:
                 raise VerificationError(
                     f"the result does not compute what its source computes: {worst}",
                     where=what,
-                    hint=f"leave it out with --skip {culprit}, or undo its changes with --verify each" if culprit else "",
+                    hint=f"leave it out with --skip {culprit}, or undo its changes with --verify each"
+                    if culprit
+                    else "",
                 )
             refused[culprit, node] = worst
-            report.refused.append({"pass": culprit, "node": node, "plugin": _plugin(report.passes, culprit), "why": worst})
+            report.refused.append(
+                {"pass": culprit, "node": node, "plugin": _plugin(report.passes, culprit), "why": worst}
+            )
             graph = self.job.rewrite(refused)
             staged = stack.enter_context(self.job.staged(graph, output))
         if report.refused and strict:
             one = report.refused[0]
-            raise VerificationError(f"refused: pass {one['pass']} at node {one['node']!r}: {one['why']}", where="--strict")
+            raise VerificationError(
+                f"refused: pass {one['pass']} at node {one['node']!r}: {one['why']}", where="--strict"
+            )
         return graph, staged
 
     def _culprit(self, stack: ExitStack, refused: Mapping[tuple[str, str], str]) -> tuple[str, str]:

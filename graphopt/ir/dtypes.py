@@ -48,7 +48,7 @@ def name(dtype: Any) -> str:
     if dtype is None:
         return "?"
     text = _NAMES[to_onnx(dtype)]
-    return _SHORT.get(text, text)
+    return str(_SHORT.get(text, text))
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import onnx
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
 from . import dtypes
 from .weights import ExternalValues, stored_bytes
 
@@ -52,7 +52,9 @@ class Files:
             return known
         if self.folder is None:
             raise ModelError(
-                f"it lies in {location!r}, which cannot be found from bytes alone", where=where, hint="give the file's path"
+                f"it lies in {location!r}, which cannot be found from bytes alone",
+                where=where,
+                hint="give the file's path",
             )
         pure = PurePosixPath(location)
         if pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location or os.path.isabs(location):

@@ -34,7 +34,7 @@ class Extras:
     type_proto: onnx.TypeProto | None = None
     """Tensors: the declared type where it is no plain tensor (sequence, optional, map, sparse), or has denotations."""
     proto: Any = None
-    """Graphs: fields of the source message to be written back as they are; nodes: attributes graphsurgeon can't hold."""
+    """Graphs: fields of the source message to be written back as they are."""
     default: gs.Constant | None = None
     """Graph inputs: the initializer of the same name, which a caller may override."""
 
@@ -82,7 +82,7 @@ class Uses(SynchronizedList):  # type: ignore[misc]
         assert self._where is not None
         last = len(self) - 1
         self._where[id(node)].remove(spot)
-        moved = list.pop(self)
+        moved: gs.Node = list.pop(self)
         if spot != last:
             list.__setitem__(self, spot, moved)
             places = self._where.get(id(moved))

@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
 from .external import Files
 from .graph import adopt, scopes
 from .reader import Reader

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
 from .graph import subgraphs
 
 

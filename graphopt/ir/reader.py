@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
 from . import dtypes
 from .external import Files
 from .graph import extras, new_constant, new_node, new_variable
@@ -115,7 +115,9 @@ class Reader:
 
     # -- graphs ------------------------------------------------------------------------------------------------
 
-    def _graph(self, proto: onnx.GraphProto, outer: Mapping[str, gs.Tensor], opset: int, imports: Any, where: str) -> Any:
+    def _graph(
+        self, proto: onnx.GraphProto, outer: Mapping[str, gs.Tensor], opset: int, imports: Any, where: str
+    ) -> Any:
         names: Names = {}
         inputs = []
         for info in proto.input:

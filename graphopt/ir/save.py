@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from ..errors import GraphoptError, ModelError
+from graphopt.errors import GraphoptError, ModelError
 from . import dtypes
 from .graph import scopes
 from .weights import ExternalValues, nbytes, proto, read
@@ -61,7 +61,9 @@ def constants(graph: gs.Graph) -> list[gs.Constant]:
 
 
 def _header(constant: gs.Constant) -> TensorProto:
-    return TensorProto(name=constant.name, data_type=dtypes.to_onnx(constant._values.dtype), dims=constant._values.shape)
+    return TensorProto(
+        name=constant.name, data_type=dtypes.to_onnx(constant._values.dtype), dims=constant._values.shape
+    )
 
 
 def _hollow(constant: gs.Constant) -> TensorProto:

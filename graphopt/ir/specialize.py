@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..config import Dims
-from ..errors import UsageError
+from graphopt.config import Dims
+from graphopt.errors import UsageError
 from . import dtypes, shapes
 from .graph import extras, new_constant, scopes
 from .infer import forget
@@ -36,7 +36,9 @@ def freeze_dims(graph: gs.Graph, frozen: Mapping[str, Dims]) -> None:
         tensor = _input(graph, name, "--freeze")
         shape = shapes.of(tensor)
         if shape is not None and len(shape) != len(dims):
-            raise UsageError(f"--freeze {name}: the input is {shapes.text(shape)}, of rank {len(shape)}, not {len(dims)}")
+            raise UsageError(
+                f"--freeze {name}: the input is {shapes.text(shape)}, of rank {len(shape)}, not {len(dims)}"
+            )
         for axis, (old, new) in enumerate(zip(shape or (None,) * len(dims), dims, strict=True)):
             if isinstance(old, int) and old != new:
                 raise UsageError(f"--freeze {name}: dimension {axis} of the input is {old}, not {new}")
@@ -64,7 +66,9 @@ def bind_inputs(graph: gs.Graph, bound: Mapping[str, Any]) -> None:
             cast = array.astype(dtype)
         except (TypeError, ValueError) as error:
             raise UsageError(f"--bind {name}: {value!r} is no {dtypes.name(dtype)}") from error
-        if array.dtype.kind in "iuf" and not np.array_equal(cast.astype(array.dtype), array, equal_nan=array.dtype.kind == "f"):
+        if array.dtype.kind in "iuf" and not np.array_equal(
+            cast.astype(array.dtype), array, equal_nan=array.dtype.kind == "f"
+        ):
             if not (dtypes.is_float(dtype) and array.dtype.kind == "f"):
                 raise UsageError(f"--bind {name}: {value!r} cannot be held by {dtypes.name(dtype)}")
         shape = shapes.of(tensor)
@@ -75,7 +79,9 @@ def bind_inputs(graph: gs.Graph, bound: Mapping[str, Any]) -> None:
                 not isinstance(d, int) or d == n for d, n in zip(shape, cast.shape, strict=True)
             )
             if not fits:
-                raise UsageError(f"--bind {name}: the input is {shapes.text(shape)}, the value {shapes.text(cast.shape)}")
+                raise UsageError(
+                    f"--bind {name}: the input is {shapes.text(shape)}, the value {shapes.text(cast.shape)}"
+                )
         constant = new_constant(name, cast)
         for node in list(tensor.outputs):
             for slot, read in enumerate(node.inputs):

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
 from . import dtypes
 
 KEEP_BYTES = 1 << 20

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, helper
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
 from . import dtypes, shapes
 from .graph import flatten, peek, scopes
 from .weights import SparseTensor, proto
@@ -45,7 +45,9 @@ class Writer:
         except ValueError as error:
             raise ModelError(f"the model cannot be written: {error}") from error
         _imports(graph, model.opset_import)
-        model.ir_version = max(int(graph.ir_version or 0), self.needs if graph.ir_version is None or self.needs > 4 else 0)
+        model.ir_version = max(
+            int(graph.ir_version or 0), self.needs if graph.ir_version is None or self.needs > 4 else 0
+        )
         if not graph.ir_version:
             model.ir_version = max(model.ir_version, 8)
         return model

@@ -10,19 +10,19 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from ..backends.protocol import NetworkInfo
-from ..ir.graph import scopes
-from ..ir.save import to_proto, write
-from ..ir.weights import nbytes
-from ..numerics.verify import Verification
-from ..rewrite.worklist import Fired, node_count
+from graphopt.backends.protocol import NetworkInfo
+from graphopt.ir.graph import scopes
+from graphopt.ir.save import to_proto, write
+from graphopt.ir.weights import nbytes
+from graphopt.numerics.verify import Verification
+from graphopt.rewrite.worklist import Fired, node_count
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Description:
-    """A model in numbers: nodes by operator (subgraphs and functions included, Constant nodes not), weights in bytes."""
+    """A model in numbers: nodes by operator (bodies and functions included, Constant nodes not), weights in bytes."""
 
     nodes: dict[str, int] = field(default_factory=dict)
     weights_bytes: int = 0
@@ -37,7 +37,7 @@ class Description:
 
 def describe(graph: gs.Graph) -> Description:
     """Count a model; each weight once, however many nodes share it."""
-    from ..ir import dtypes, shapes
+    from graphopt.ir import dtypes, shapes
 
     weights = 0
     seen: set[int] = set()

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..errors import PassError
-from ..ir import dtypes
-from ..ir.edits import Editor
-from ..ir.graph import new_node, new_variable
-from ..ir.infer import Inference
+from graphopt.errors import PassError
+from graphopt.ir import dtypes
+from graphopt.ir.edits import Editor
+from graphopt.ir.graph import new_node, new_variable
+from graphopt.ir.infer import Inference
+
 from .spelling import moved, schema
 from .value import Value
 

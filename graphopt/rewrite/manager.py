@@ -9,9 +9,10 @@ from time import perf_counter
 
 import onnx_graphsurgeon as gs
 
-from ..config import Limits, Target
-from ..errors import GraphoptError, PassError
-from ..ir.fingerprint import fingerprint, signature
+from graphopt.config import Limits, Target
+from graphopt.errors import GraphoptError, PassError
+from graphopt.ir.fingerprint import fingerprint, signature
+
 from .match import Match
 from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
@@ -121,9 +122,7 @@ class Manager:
             if changed:
                 self._signature = None
         finally:
-            for one in entries:
-                if self.fired[one.name].changes > before[one.name]:
-                    self.last = (one.name, self.fired[one.name].nodes[-1])
+            self.last = work.last or self.last
         if self.after_pass is not None:
             for one in entries:
                 self.after_pass(one.name, self.fired[one.name].changes - before[one.name])

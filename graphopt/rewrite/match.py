@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..ir import dtypes
-from ..ir.edits import Editor
-from .pattern import Const, Either, Literal, Maybe, NodePattern, Operand, Output, Traced, Var, is_absent, root_node, roots
+from graphopt.ir import dtypes
+from graphopt.ir.edits import Editor
+
+from .pattern import (
+    Const,
+    Either,
+    Literal,
+    Maybe,
+    NodePattern,
+    Operand,
+    Output,
+    Traced,
+    Var,
+    is_absent,
+    root_node,
+    roots,
+)
 from .spelling import COMMUTATIVE, IGNORED, attribute_operand, default, is_standard, moved
 from .value import Value, constant_of
 
@@ -98,7 +113,7 @@ class Matcher:
                 return self._fail(lambda: f"optional input {_label(value)} is present")
             return self._solve(("in", pattern.inner, value, rest))
         if isinstance(pattern, Literal):
-            return _equals(value, pattern.value) and self._solve(rest) or self._fail(
+            return (_equals(value, pattern.value) and self._solve(rest)) or self._fail(
                 lambda: f"{_label(value)} is not {pattern.value}"
             )
         if isinstance(pattern, Output):
@@ -115,7 +130,9 @@ class Matcher:
             value = Value(None, value) if isinstance(value, np.ndarray) else Value(value)
         if known is not _UNBOUND:
             same = known.is_same(value) if isinstance(known, Value) and isinstance(value, Value) else known == value
-            return (same and self._solve(rest)) or self._fail(lambda: f"{name!r} would be two different things")
+            if same:
+                return self._solve(rest)
+            return self._fail(lambda: f"{name!r} would be two different things")
         self._bound[name] = value
         if self._solve(rest):
             return True
@@ -176,8 +193,9 @@ class Matcher:
             if pattern.rest_attrs is not None:
                 rest[name] = value
             elif isinstance(value, gs.Node.AttributeRef) or not _same_attribute(value, default(node, name, opset)):
-                self._fail(lambda n=name, v=value: f"{node.name!r} has {n}={v!r}, which the pattern does not name")
-                return self._unbind(bound)
+                self._fail(partial("{!r} has {}={!r}, which the pattern does not name".format, node.name, name, value))
+                self._unbind(bound)
+                return None
         wanted = list(pattern.attrs.items())
         if pattern.rest_attrs is not None:
             wanted.append(("", pattern.rest_attrs))
@@ -186,8 +204,9 @@ class Matcher:
             if value is None:
                 value = default(node, name, opset)
             if isinstance(value, gs.Node.AttributeRef):
-                self._fail(lambda n=name: f"{n} of {node.name!r} is a parameter of the enclosing function")
-                return self._unbind(bound)
+                self._fail(partial("{} of {!r} is a parameter of the enclosing function".format, name, node.name))
+                self._unbind(bound)
+                return None
             if isinstance(spec, Var):
                 known = self._bound.get(spec.name, _UNBOUND)
                 if known is _UNBOUND:
@@ -198,8 +217,9 @@ class Matcher:
             else:
                 fits = spec(value) if callable(spec) else _same_attribute(value, spec)
             if not fits:
-                self._fail(lambda n=name, v=value: f"{n} of {node.name!r} is {v!r}")
-                return self._unbind(bound)
+                self._fail(partial("{} of {!r} is {!r}".format, name, node.name, value))
+                self._unbind(bound)
+                return None
         return bound
 
     def _unbind(self, names: list[str]) -> None:
@@ -262,17 +282,19 @@ class Matcher:
         kept = {id(tensor) for tensor in self._roots}
         for node in nodes:
             if self.editor.scope(node) is not scope:
-                return self._fail(lambda n=node: f"{n.name!r} is outside the body that reads it")
+                return self._fail(partial("{!r} is outside the body that reads it".format, node.name))
             if self._shared:
                 continue
             for tensor in node.outputs:
                 if id(tensor) in kept:
                     continue
                 if self.editor.is_result(tensor):
-                    return self._fail(lambda t=tensor: f"inner value {t.name!r} is a graph output")
+                    return self._fail(partial("inner value {!r} is a graph output".format, tensor.name))
                 stranger = next((user for user in tensor.outputs if id(user) not in ids), None)
                 if stranger is not None:
-                    return self._fail(lambda t=tensor, s=stranger: f"inner value {t.name!r} is also read by {s.name!r}")
+                    return self._fail(
+                        partial("inner value {!r} is also read by {!r}".format, tensor.name, stranger.name)
+                    )
         self._done = Match(nodes[0], dict(self._bound), nodes, list(self._roots))
         return True
 
@@ -306,7 +328,7 @@ def _same_attribute(a: Any, b: Any) -> bool:
         return list(a) == list(b)
     if isinstance(a, float) or isinstance(b, float):
         return isinstance(a, (int, float)) and isinstance(b, (int, float)) and bool(np.float32(a) == np.float32(b))
-    return type(a) is type(b) and bool(a == b)
+    return bool(type(a) is type(b) and a == b)
 
 
 def _equals(value: Any, wanted: Any) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..errors import PluginError
+from graphopt.errors import PluginError
 
 
 class Operand:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..errors import PluginError
+from graphopt.errors import PluginError
+
 from .pattern import Traced, trace
 
 STAGES = ("canonicalize", "simplify", "fuse", "legalize")

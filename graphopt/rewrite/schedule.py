@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from ..errors import PluginError
+from graphopt.errors import PluginError
+
 from .rule import STAGES, Entry
 
 

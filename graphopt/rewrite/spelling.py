@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from ..ir import shapes
+from graphopt.ir import shapes
 
 
 class Moved(NamedTuple):

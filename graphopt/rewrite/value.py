@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..ir import dtypes, shapes
-from ..ir.weights import read, size
+from graphopt.ir import dtypes, shapes
+from graphopt.ir.weights import read, size
 
 if TYPE_CHECKING:
     from .build import Ops
@@ -25,7 +25,7 @@ def constant_of(tensor: gs.Tensor) -> gs.Constant | None:
         found = node.__dict__.get("_constant")
         if found is None:
             found = node.__dict__["_constant"] = lifted(node)
-        return found  # type: ignore[no-any-return]
+        return found
     return None
 
 

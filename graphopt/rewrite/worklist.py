@@ -14,12 +14,13 @@ from typing import Any
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from ..errors import GraphoptError, PassError
-from ..ir import dtypes, shapes
-from ..ir.edits import Editor, inherit
-from ..ir.fingerprint import fingerprint
-from ..ir.graph import scopes, subgraphs
-from ..ir.infer import Inference
+from graphopt.errors import GraphoptError, PassError
+from graphopt.ir import dtypes, shapes
+from graphopt.ir.edits import Editor, inherit
+from graphopt.ir.fingerprint import fingerprint
+from graphopt.ir.graph import scopes, subgraphs
+from graphopt.ir.infer import Inference
+
 from .build import Ops, Skip
 from .match import Match, Matcher
 from .pattern import roots
@@ -96,6 +97,8 @@ class Worklist:
         self.fired = fired
         self.spend = spend
         self.veto: Veto | None = None
+        self.last: tuple[str, str] | None = None
+        """(pass, root node) of the latest rewrite."""
         self.rules: dict[str, list[Entry]] = {}
         self.depth = 1
         for one in entries:
@@ -156,7 +159,9 @@ class Worklist:
         mark = fingerprint(self.model.graph)
         if mark in seen:
             names = list(dict.fromkeys([*list(seen.values())[list(seen).index(mark) :], name]))
-            raise PassError(f"passes undo each other for ever: {' <-> '.join(names)}", hint="switch one off with --skip")
+            raise PassError(
+                f"passes undo each other for ever: {' <-> '.join(names)}", hint="switch one off with --skip"
+            )
         seen[mark] = name
         if len(seen) > 256:
             raise PassError(f"rewriting does not end: {self._busiest()}", hint="switch one off with --skip")
@@ -232,6 +237,7 @@ class Worklist:
         fired = self.fired[one.name]
         fired.changes += 1
         fired.nodes.append(match.root.name)
+        self.last = (one.name, match.root.name)
         for made in ops.made:
             editor.attach(made, last)
             inherit(made, match.nodes, one.name)

@@ -235,5 +235,3 @@ def _roots(node: gs.Node) -> Iterable[gs.Constant]:
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
     return [lift_constants, remove_dead_nodes, fold_constants]
-
-

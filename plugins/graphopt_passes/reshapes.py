@@ -78,16 +78,10 @@ class MergeReshapeIntoReshape(_Outer):
         return op.Reshape(x, resolved)
 
 
-class MergeIntoReshape(_Outer):
-    """f(g(x)) = Reshape(x, shape) for f of Squeeze, Unsqueeze, Flatten and g of these or Reshape.
-
-    Where at most one dimension of the result is not known as a number or as that of x in the same place.
-    """
+class _MergeIntoReshape(_Outer):
+    """f(g(x)) = Reshape(x, shape) where at most one dimension of the result is neither a number nor one of x's."""
 
     after = ("cancel-unsqueeze", "cancel-squeeze")
-
-    def pattern(self, op: Any, y: Any, axes: Any, axis: Any) -> Any:
-        raise NotImplementedError
 
     def check(self, op: Any, y: Value) -> str | None:
         return None if self.source(y) is not None else "its operand is computed by something else"
@@ -110,7 +104,7 @@ class MergeIntoReshape(_Outer):
         return op.Reshape(x, target)
 
 
-class MergeSqueeze(MergeIntoReshape):
+class MergeSqueeze(_MergeIntoReshape):
     """Squeeze(f(x), axes) = Reshape(x, shape) where f is Reshape, Squeeze, Unsqueeze or Flatten.
 
     Not where two dimensions of the result are unknown, or one is 0.
@@ -128,7 +122,7 @@ class MergeSqueeze(MergeIntoReshape):
         return self.finish(op, y, axes)
 
 
-class MergeUnsqueeze(MergeIntoReshape):
+class MergeUnsqueeze(_MergeIntoReshape):
     """Unsqueeze(f(x), axes) = Reshape(x, shape) where f is Reshape, Squeeze, Unsqueeze or Flatten.
 
     Not where two dimensions of the result are unknown, or one is 0.
@@ -150,7 +144,7 @@ class MergeUnsqueeze(MergeIntoReshape):
         return self.finish(op, y, axes)
 
 
-class MergeFlatten(MergeIntoReshape):
+class MergeFlatten(_MergeIntoReshape):
     """Flatten(f(x), axis) = Reshape(x, shape) where f is Reshape, Squeeze, Unsqueeze or Flatten.
 
     Not where both sides of the axis are unknown, or a dimension is 0.

@@ -43,9 +43,7 @@ def test_an_absent_attribute_is_what_the_operator_means():
 
 def test_a_long_chain_folds_to_one():
     text = "".join(f"t{i + 1} = Transpose<perm = [1, 2, 0]>(t{i})" for i in range(9))
-    check_rule(
-        FoldDoubleTranspose(), f"g (float[2,3,4] t0) => (float[2,3,4] t9) {{ {text} }}", fires=8
-    )
+    check_rule(FoldDoubleTranspose(), f"g (float[2,3,4] t0) => (float[2,3,4] t9) {{ {text} }}", fires=8)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,9 @@ class Unsplit(graphopt.Rule):
 @pytest.mark.parametrize("opset", [11, 13])
 def test_several_outputs(opset):
     args, attribute = ("x, s", "") if opset >= 13 else ("x", ", split = [1, 3]")
-    text = "g (float[4,2] x) => (float[4,2] z) {{ a, b = Split<axis = 0{0}>({1}) y = Concat<axis = 0>(a, b) z = Relu(y) }}"
+    text = (
+        "g (float[4,2] x) => (float[4,2] z) {{ a, b = Split<axis = 0{0}>({1}) y = Concat<axis = 0>(a, b) z = Relu(y) }}"
+    )
     weights = {"s": np.array([1, 3])} if opset >= 13 else {}
     source = model(text.format(attribute, args), weights=weights, opset=opset)
     check_rule(Unsplit(), source, model("g (float[4,2] x) => (float[4,2] z) { z = Relu(x) }", opset=opset))
