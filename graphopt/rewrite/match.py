@@ -113,9 +113,9 @@ class Matcher:
                 return self._fail(lambda: f"optional input {_label(value)} is present")
             return self._solve(("in", pattern.inner, value, rest))
         if isinstance(pattern, Literal):
-            return (_equals(value, pattern.value) and self._solve(rest)) or self._fail(
-                lambda: f"{_label(value)} is not {pattern.value}"
-            )
+            if _equals(value, pattern.value):
+                return self._solve(rest)
+            return self._fail(lambda: f"{_label(value)} is not {pattern.value}")
         if isinstance(pattern, Output):
             return self._producer(pattern.node, pattern.index, value, rest)
         if isinstance(pattern, Either):
@@ -170,7 +170,7 @@ class Matcher:
             return self._fail(lambda: f"{node.name!r} is of domain {node.domain!r}")
         for slot in range(max(pattern.outputs, index + 1), len(node.outputs)):
             if node.outputs[slot].name and self.editor.is_used(node.outputs[slot]):
-                return self._fail(lambda: f"output {slot} of {node.name!r} is used")
+                return self._fail(partial("output {} of {!r} is used".format, slot, node.name))
         self._nodes[id(pattern)] = node
         undo = self._attributes(pattern, node)
         if undo is not None:
@@ -348,7 +348,7 @@ def _equals(value: Any, wanted: Any) -> bool:
         return False
     got = float(value.astype(np.float64).ravel()[0])
     if not dtypes.is_float(value.dtype):
-        return got == wanted
+        return bool(got == wanted)
     return bool(np.isclose(got, wanted, rtol=_ROUNDING.get(dtypes.name(value.dtype), 1e-6), atol=0.0))
 
 

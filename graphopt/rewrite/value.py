@@ -66,11 +66,11 @@ class Value:
         """A tuple of int, str (symbol), None (unknown); None for an unknown rank."""
         if self.tensor is None:
             assert self.array is not None
-            return self.array.shape
-        known = shapes.of(self.tensor)
+            return tuple(self.array.shape)
+        known: shapes.Shape = shapes.of(self.tensor)
         if known is None and self._ops is not None:
             self._ops.infer(self.tensor)
-            known = shapes.of(self.tensor)
+            known: shapes.Shape = shapes.of(self.tensor)
         return known
 
     @property
@@ -83,10 +83,10 @@ class Value:
         if self.tensor is None:
             assert self.array is not None
             return self.array.dtype
-        known = dtypes.of(self.tensor)
+        known: np.dtype[Any] | None = dtypes.of(self.tensor)
         if known is None and self._ops is not None:
             self._ops.infer(self.tensor)
-            known = dtypes.of(self.tensor)
+            known: np.dtype[Any] | None = dtypes.of(self.tensor)
         return known
 
     @property
