@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import dtypes, shapes
-from .graph import adopt, extras, new_constant, new_node, new_variable, peek, scopes, subgraphs
+from .graph import Links, adopt, extras, new_constant, new_node, new_variable, peek, scopes, subgraphs
 from .order import is_sorted, toposort
 
 
@@ -162,9 +162,8 @@ class Editor:
         """Every node that reads `old` reads `new`; graph outputs are left. Returns the number of slots."""
         users = list(old.outputs)
         for node in users:
-            for slot, tensor in enumerate(node.inputs):
-                if tensor is old:
-                    node.inputs[slot] = new
+            for slot in _slots(node, old):
+                node.inputs[slot] = new
             scope = self._scope.get(id(node))
             if scope is not None:
                 self._touch(scope)
@@ -305,6 +304,13 @@ class Editor:
             scope.nodes[:] = nodes
         self._touched.clear()
         self._added.clear()
+
+
+def _slots(node: gs.Node, tensor: gs.Tensor) -> list[int]:
+    inputs = node.inputs
+    if type(inputs) is Links:
+        return inputs.slots(tensor)
+    return [slot for slot, other in enumerate(inputs) if other is tensor]
 
 
 def remove_dead(graph: gs.Graph, editor: Editor | None = None) -> int:

@@ -127,6 +127,8 @@ class Links(SynchronizedList):  # type: ignore[misc]
         list.__init__(self)
         self.parent_obj = parent
         self.field_name = field_name
+        self._slots: dict[int, list[int]] | None = None
+        self._length = 0
 
     def _add_to_elem(self, elem: gs.Tensor) -> None:
         entries = getattr(elem, self.field_name)
@@ -145,13 +147,31 @@ class Links(SynchronizedList):  # type: ignore[misc]
             list.__setitem__(self, index, elem)
             for new in self[index]:
                 self._add_to_elem(new)
+            self._slots = None
             return
+        old = self[index]
         super().__setitem__(index, elem)
+        if self._slots is not None and index >= 0:
+            self._slots[id(old)].remove(index)
+            self._slots.setdefault(id(elem), []).append(index)
+
+    def slots(self, tensor: gs.Tensor) -> list[int]:
+        """Where the tensor stands in the list; found without a search in a long one."""
+        if len(self) <= 16:
+            return [slot for slot, other in enumerate(self) if other is tensor]
+        found = self._slots.get(id(tensor), []) if self._slots is not None and self._length == len(self) else []
+        if not found or any(self[slot] is not tensor for slot in found):
+            self._slots, self._length = {}, len(self)
+            for slot, other in enumerate(self):
+                self._slots.setdefault(id(other), []).append(slot)
+            found = self._slots.get(id(tensor), [])
+        return list(found)
 
     def __delitem__(self, index: Any) -> None:
         gone = self[index] if isinstance(index, slice) else [self[index]]
         for old in gone:
             self._remove_from_elem(old)
+        self._slots = None
         list.__delitem__(self, index)
 
 

@@ -70,7 +70,7 @@ class Value:
         known: shapes.Shape = shapes.of(self.tensor)
         if known is None and self._ops is not None:
             self._ops.infer(self.tensor)
-            known: shapes.Shape = shapes.of(self.tensor)
+            known = shapes.of(self.tensor)
         return known
 
     @property
@@ -82,11 +82,11 @@ class Value:
     def dtype(self) -> np.dtype[Any] | None:
         if self.tensor is None:
             assert self.array is not None
-            return self.array.dtype
+            return np.dtype(self.array.dtype)
         known: np.dtype[Any] | None = dtypes.of(self.tensor)
         if known is None and self._ops is not None:
             self._ops.infer(self.tensor)
-            known: np.dtype[Any] | None = dtypes.of(self.tensor)
+            known = dtypes.of(self.tensor)
         return known
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -178,6 +177,6 @@ def rounded(exact: Array, dtype: Any, *, watch: bool = False) -> Array:
         axes = tuple(range(1, exact.ndim))
         lost = np.square(result.astype(np.float64) - exact).sum(axis=axes)
         whole = np.square(exact).sum(axis=axes)
-        if (lost > np.square(2.0 * float(ml_dtypes.finfo(dtype).eps)) * whole).any():
+        if (lost > np.square(2.0 ** (1 - _MANTISSA[dtypes.name(dtype)])) * whole).any():
             raise graphopt.Skip(f"the folded weights are too small for {np.dtype(dtype).name}")
     return result

@@ -9,7 +9,7 @@ import numpy as np
 import graphopt
 from graphopt.rewrite.value import Array, Value
 
-from .affine import Affine, batch_norm, foldable, per_channel, reciprocal, scaled, shifted, whole_number
+from .affine import Affine, batch_norm, foldable, numbers, per_channel, reciprocal, scaled, shifted, whole_number
 
 
 class _AfterConv(graphopt.Rule):
@@ -194,13 +194,20 @@ class FoldConvTransposeNeg(_AfterConvTranspose, FoldConvNeg):
     """-ConvTranspose(x, w, b) = ConvTranspose(x, -w, -b)."""
 
 
-class RemoveZeroBias(graphopt.Rule):
-    """Conv(x, w, 0) = Conv(x, w), and so for ConvTranspose."""
-
-    operators = ("Conv", "ConvTranspose")
+class RemoveZeroBias(_AfterConv):
+    """Conv(x, w, 0) = Conv(x, w)."""
 
     def pattern(self, op: Any, x: Any, w: Any, b: Any, conv: Any) -> Any:
-        return graphopt.alternatives(*(getattr(op, name)(x, w, op.Const(b), attrs=conv) for name in self.operators))
+        return getattr(op, self.operator)(x, w, op.Const(b), attrs=conv)
+
+    def rewrite(self, op: Any, x: Value, w: Value, b: Value, conv: dict[str, Any]) -> Any:
+        if numbers(b).any():
+            raise graphopt.Skip("the bias is not zero")
+        return getattr(op, self.operator)(x, w, **conv)
+
+
+class RemoveZeroBiasOfConvTranspose(_AfterConvTranspose, RemoveZeroBias):
+    """ConvTranspose(x, w, 0) = ConvTranspose(x, w)."""
 
 
 @graphopt.hookimpl
@@ -220,4 +227,6 @@ def graphopt_passes() -> list[Any]:
         FoldConvTransposeSub(),
         FoldConvTransposeSubFrom(),
         FoldConvTransposeNeg(),
+        RemoveZeroBias(),
+        RemoveZeroBiasOfConvTranspose(),
     ]
