@@ -66,6 +66,8 @@ def _array(port: Input, shape: Dims, symbols: Mapping[str, int], random: np.rand
     if made is None:
         integral = port.dtype_name.lstrip("u").startswith("int")
         made = _integers(port, values, shape, random) if integral else _floats(port, values, shape, random)
+    if "e8m0" in port.dtype_name:  # an exponent alone: neither zero nor sign
+        made = np.maximum(np.abs(made), 2.0**-20)
     return np.asarray(made).astype(port.dtype)
 
 

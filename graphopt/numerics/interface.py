@@ -19,7 +19,7 @@ def interface_problems(
     dtype or rank. Remarks: a default input that is gone.
     """
     problems: list[str] = []
-    remarks: list[str] = []
+    gone: list[str] = []
     given = {port.name: port for port in result_inputs}
     for port in source_inputs:
         if port.name in given:
@@ -27,7 +27,8 @@ def interface_problems(
         elif port.required:
             problems.append(f"input {port.name!r} is missing from the result")
         else:
-            remarks.append(f"input {port.name!r}, which has a default, is gone from the result")
+            gone.append(port.name)
+    remarks = [f"{len(gone)} inputs with defaults are gone from the result: {_some(gone)}"] if gone else []
     known = {port.name: port.required for port in source_inputs}
     for port in result_inputs:
         if port.required and port.name not in known:
@@ -62,3 +63,7 @@ def _mismatch(what: str, port: Port, other: Port) -> list[str]:
         if clash:
             return [f"{what} {port.name!r} has {b} instead of {a or 'any size'} in dimension {axis}"]
     return []
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """A dict for json.dumps, without NaN or infinity."""
-        return dataclasses.asdict(self) | {"outputs": [output.to_json() for output in self.outputs]}
+        plain = dataclasses.asdict(self) | {"outputs": [output.to_json() for output in self.outputs]}
+        return dict(json.loads(json.dumps(plain)))  # tuples become lists, as whoever reads the file gets them
 
 
 def verify(

@@ -16,7 +16,7 @@ from graphopt.ir.fingerprint import fingerprint, signature
 from .match import Match
 from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
-from .worklist import Enough, Fired, Model, Worklist
+from .worklist import Budget, Enough, Fired, Model, Worklist
 
 AfterPass = Callable[[str, int], None]
 
@@ -45,8 +45,7 @@ class Manager:
         self.stages = schedule(entries)
         self.veto = veto
         self.after_pass = after_pass
-        self.most = most
-        self.changes = 0
+        self.budget = Budget(most)
         self._marks: dict[str, str] = {}
         self._signature: int | None = None
         self.last: tuple[str, str] = ("", "")
@@ -58,6 +57,11 @@ class Manager:
             for one in stage:
                 if isinstance(one.run, Rule):
                     one.run.target = target
+
+    @property
+    def changes(self) -> int:
+        """How many changes were made: each match is one, each function pass that changed something is one."""
+        return self.budget.used
 
     def run(self, stop_before: str = "") -> list[Fired]:
         """All stages to a common fixpoint (or up to the first run of the pass `stop_before`); what each pass did.
@@ -108,13 +112,8 @@ class Manager:
                 seen[mark] = turn
         raise PassError(f"stage {stage} reaches no fixpoint in {self.limits.rounds} rounds")
 
-    def _spend(self) -> None:
-        if self.most is not None and self.changes >= self.most:
-            raise Enough
-        self.changes += 1
-
     def _rules(self, entries: list[Entry]) -> int:
-        work = Worklist(self.model, entries, self.fired, self._spend)
+        work = Worklist(self.model, entries, self.fired, self.budget)
         work.veto = self.veto
         before = {one.name: self.fired[one.name].changes for one in entries}
         try:
@@ -131,8 +130,7 @@ class Manager:
     def _function(self, one: Entry) -> int:
         run, fired = one.run, self.fired[one.name]
         assert isinstance(run, FunctionPass)
-        if self.most is not None and self.changes >= self.most:
-            raise Enough
+        self.budget.check()
         before = self._signature if self._signature is not None else signature(self.graph)
         started = perf_counter()
         where = f"pass {one.name} of plugin {one.plugin}"
@@ -160,12 +158,13 @@ class Manager:
             did = "changed the graph" if changed else "left the graph as it was"
             raise PassError(f"it claims {claimed} changes but {did}", where=where)
         if claimed:
-            self.changes += 1
+            self.budget.used += 1
             self.last = (one.name, "")
             fired.changes += claimed
             if not extra:
                 self.model.renew()
             self.model.inference.run()
+            self._signature = None  # inference may have refined the types of graph outputs
         if self.after_pass is not None:
             self.after_pass(one.name, claimed)
         return claimed

@@ -171,6 +171,8 @@ class Matcher:
         for slot in range(max(pattern.outputs, index + 1), len(node.outputs)):
             if node.outputs[slot].name and self.editor.is_used(node.outputs[slot]):
                 return self._fail(partial("output {} of {!r} is used".format, slot, node.name))
+        if node.op == "BatchNormalization" and any(t.name for t in node.outputs[1:]) and self.opset_of(node) < 14:
+            return self._fail(partial("{!r} has training outputs".format, node.name))
         self._nodes[id(pattern)] = node
         undo = self._attributes(pattern, node)
         if undo is not None:

@@ -54,6 +54,22 @@ class Enough(Exception):
     """The allowed number of changes is used up."""
 
 
+class Budget:
+    """How many changes a run may make, and has made."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
+        self.used = 0
+
+    def check(self) -> None:
+        """Called before a change is even prepared: a rewrite may be wrong enough to act while it is being built.
+
+        Raises Enough.
+        """
+        if self.most is not None and self.used >= self.most:
+            raise Enough
+
+
 class Model:
     """A graph under rewriting: its editor, its inference, its opsets."""
 
@@ -92,10 +108,10 @@ class Model:
 class Worklist:
     """One group of rules over one model."""
 
-    def __init__(self, model: Model, entries: list[Entry], fired: dict[str, Fired], spend: Callable[[], None]) -> None:
+    def __init__(self, model: Model, entries: list[Entry], fired: dict[str, Fired], budget: Budget) -> None:
         self.model = model
         self.fired = fired
-        self.spend = spend
+        self.budget = budget
         self.veto: Veto | None = None
         self.last: tuple[str, str] | None = None
         """(pass, root node) of the latest rewrite."""
@@ -189,11 +205,12 @@ class Worklist:
             if reason is None and self.veto is not None:
                 reason = self.veto(one, match)
             if reason is None:
+                self.budget.check()
                 result = traced.call(rule.rewrite, ops, match.bound)
                 new = self._results(one, node, match, result, ops)
         except Skip as skip:
             reason = str(skip) or "the rule skipped it"
-        except GraphoptError:
+        except (GraphoptError, Enough):
             raise
         except Exception as error:
             raise PassError(
@@ -207,11 +224,7 @@ class Worklist:
                 raise PassError(f"check() of pass {one.name} returned {reason!r}: it must return None or a reason")
             self.fired[one.name].vetoes[node.name] = reason
             return False
-        try:
-            self.spend()
-        except Enough:
-            ops.abort()
-            raise
+        self.budget.used += 1
         self._apply(one, match, new, ops)
         return True
 

@@ -40,10 +40,10 @@ def whole_number(attrs: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def foldable(w: Value) -> str:
-    """The name of the weights' dtype. Raises Skip unless it is a float that rounds no worse than bfloat16."""
+    """The name of a dtype. Raises Skip unless it is known, and a float that rounds no worse than bfloat16."""
     name = dtypes.name(w.dtype)
     if name not in _MANTISSA:
-        raise graphopt.Skip(f"the weights are {name}")
+        raise graphopt.Skip(f"the dtype is {name}")
     return name
 
 

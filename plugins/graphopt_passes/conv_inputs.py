@@ -12,7 +12,18 @@ import numpy as np
 import graphopt
 from graphopt.rewrite.value import Array, Value
 
-from .affine import Affine, batch_norm, foldable, numbers, per_channel, reciprocal, rounded, scaled, shifted, whole_number
+from .affine import (
+    Affine,
+    batch_norm,
+    foldable,
+    numbers,
+    per_channel,
+    reciprocal,
+    rounded,
+    scaled,
+    shifted,
+    whole_number,
+)
 
 
 def is_unpadded(conv: dict[str, Any]) -> bool:
@@ -156,7 +167,7 @@ class FoldSubIntoConv(_ConstantIntoConv):
 
 
 class MoveScaleIntoPaddedConv(graphopt.Rule):
-    """Conv(x * s + t, w, b) = Conv(x + t / s, w * s, b) under padding, s and t constant per input channel, s not zero."""
+    """Conv(x * s + t, w, b) = Conv(x + t / s, w * s, b) under padding, s and t constant per channel, s not zero."""
 
     def pattern(self, op: Any, x: Any, w: Any, b: Any, s: Any, t: Any, conv: Any, how: Any) -> Any:
         scaled_x = op.Mul(x, op.Const(s), attrs=how)

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 
 import graphopt
-from graphopt.ir import shapes
 from graphopt.rewrite.value import Array, Value
 
 from .affine import (
     Affine,
     batch_norm,
     foldable,
-    numbers,
     per_channel,
     reciprocal,
     rounded,
@@ -41,7 +39,7 @@ class _AfterGemm(graphopt.Rule):
         return op.Gemm(a, op.Const(w), op.maybe(op.Const(b)), attrs=gemm)
 
     def fold(self, op: Any, a: Value, w: Value, b: Value | None, gemm: dict[str, Any], affine: Affine) -> Any:
-        dtype = foldable(w)
+        foldable(w)
         transposed = whole_number(gemm, "transB", 0)
         alpha, beta = (gemm.get(name, 1.0) for name in ("alpha", "beta"))
         if not isinstance(alpha, (int, float)) or not isinstance(beta, (int, float)):
@@ -59,7 +57,7 @@ class _AfterGemm(graphopt.Rule):
         if op.opset < 7:
             attrs["broadcast"] = 1
         if bias is None and op.opset < 11:
-            bias = np.zeros(channels, dtype)
+            bias = np.zeros(channels, w.dtype)
         return op.Gemm(a, weights, bias, **attrs)
 
 
@@ -206,7 +204,7 @@ class _AfterMatMul(graphopt.Rule):
         if b is None:
             return y
         old = b.const
-        if old is None or dtypes_differ(b, w):
+        if old is None or _differ(b, w):
             raise graphopt.Skip("the bias is of another dtype")
         wide = old.astype(np.float64) * k
         if wide.size > max(old.size, _columns(w)):
@@ -222,7 +220,7 @@ class _AfterMatMul(graphopt.Rule):
         return per_channel(c, max(c.rank or 0, 1), columns, axis=-1)
 
 
-def dtypes_differ(a: Value, b: Value) -> bool:
+def _differ(a: Value, b: Value) -> bool:
     """Whether two values are not known to be of one dtype."""
     return a.dtype is None or a.dtype != b.dtype
 
@@ -321,26 +319,6 @@ class FoldMatmulAddBn(_BnAfterMatMul):
         return self.fold(op, x, w, b, self.norm(op, x, w, (scale, bias, mean, var), bn))
 
 
-class FuseMatmulAddIntoGemm(graphopt.Rule):
-    """x @ w + b = Gemm(x, w, b) for matrices."""
-
-    stage = "fuse"
-
-    def pattern(self, op: Any, x: Any, w: Any, b: Any) -> Any:
-        return op.Add(op.MatMul(x, w), b)
-
-    def check(self, op: Any, x: Value, w: Value, b: Value) -> str | None:
-        if op.opset < 7 or x.rank != 2 or w.rank != 2 or w.shape is None or x.shape is None:
-            return "the product is not of two matrices"
-        if dtypes_differ(x, w) or dtypes_differ(b, w):
-            return "the dtypes are unknown"
-        foldable(w)
-        return None if shapes.expands(b.shape, (x.shape[0], w.shape[1])) else "adding may enlarge the product"
-
-    def rewrite(self, op: Any, x: Value, w: Value, b: Value) -> Any:
-        return op.Gemm(x, w, b)
-
-
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
     return [
@@ -356,5 +334,4 @@ def graphopt_passes() -> list[Any]:
         FoldMatmulAddDiv(),
         FoldMatmulBn(),
         FoldMatmulAddBn(),
-        FuseMatmulAddIntoGemm(),
     ]

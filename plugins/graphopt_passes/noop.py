@@ -33,7 +33,10 @@ class NoOp(graphopt.Rule):
 
 @graphopt.pass_("canonicalize")
 def remove_identities(graph: gs.Graph, target: Target, model: Model) -> int:
-    """Identity(x) = x, but where it gives a graph output the value of an input, initializer, other output or outer value."""
+    """Identity(x) = x.
+
+    Not where it gives a graph output the value of an input, an initializer, another output or an outer value.
+    """
     edit = model.editor
     changes = 0
     for node in edit.nodes():

@@ -53,10 +53,7 @@ class RemoveReduceOfOne(NoOp):
     def pattern(self, op: Any, x: Any, axes: Any, noop: Any) -> Any:
         kinds = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
         return graphopt.alternatives(
-            *(
-                getattr(op, kind)(x, op.maybe(op.Const(axes)), keepdims=1, noop_with_empty_axes=noop)
-                for kind in kinds
-            )
+            *(getattr(op, kind)(x, op.maybe(op.Const(axes)), keepdims=1, noop_with_empty_axes=noop) for kind in kinds)
         )
 
     def check(self, op: Any, x: Value, axes: Value | None, noop: int | None) -> str | None:
@@ -115,4 +112,10 @@ def _all_are(values: Sequence[Any] | None, number: int) -> bool:
 
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [RemovePoolOfOne(), RemoveGlobalPoolOfOne(), RemoveReduceOfOne(), RemoveResizeToSame(), RemoveUpsampleToSame()]
+    return [
+        RemovePoolOfOne(),
+        RemoveGlobalPoolOfOne(),
+        RemoveReduceOfOne(),
+        RemoveResizeToSame(),
+        RemoveUpsampleToSame(),
+    ]

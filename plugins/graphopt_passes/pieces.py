@@ -24,9 +24,7 @@ class MergeSlices(graphopt.Rule):
     Over one axis only in steps of 1, and where the ends can be told without the dimension, or it is known.
     """
 
-    def pattern(
-        self, op: Any, x: Any, s: Any, e: Any, a: Any, t: Any, s2: Any, e2: Any, a2: Any, t2: Any
-    ) -> Any:
+    def pattern(self, op: Any, x: Any, s: Any, e: Any, a: Any, t: Any, s2: Any, e2: Any, a2: Any, t2: Any) -> Any:
         inner = op.Slice(x, op.Const(s), op.Const(e), op.maybe(op.Const(a)), op.maybe(op.Const(t)))
         return op.Slice(inner, op.Const(s2), op.Const(e2), op.maybe(op.Const(a2)), op.maybe(op.Const(t2)))
 
@@ -69,9 +67,7 @@ class TakeFromConcat(graphopt.Rule):
         whole = op.Concat(*xs, axis=axis)
         return op.Slice(whole, op.Const(s), op.Const(e), op.maybe(op.Const(a)), op.maybe(op.Const(t)))
 
-    def rewrite(
-        self, op: Any, *xs: Value, axis: int, s: Value, e: Value, a: Value | None, t: Value | None
-    ) -> Any:
+    def rewrite(self, op: Any, *xs: Value, axis: int, s: Value, e: Value, a: Value | None, t: Value | None) -> Any:
         shape = xs[0].shape
         cuts = intervals(s, e, a, t, None if shape is None else len(shape))
         if shape is None or cuts is None or list(cuts) != [axis % len(shape)]:
@@ -103,7 +99,7 @@ class GatherInsteadOfSqueezedSlice(graphopt.Rule):
         ((axis, (start, end, step)),) = cuts.items()
         if int(axes.const.ravel()[0]) % x.rank != axis or step != 1:
             return "another axis is cut than is squeezed, or backwards"
-        one = end == start + 1 and start != -1 or (start == -1 and end >= END)
+        one = (end == start + 1 and start != -1) or (start == -1 and end >= END)
         return None if one else "more than one place is cut, or none"
 
     def rewrite(self, op: Any, x: Value, s: Value, axes: Value) -> Any:
@@ -162,19 +158,11 @@ class ReassembleSlices(graphopt.Rule):
         shape = shapes.of(whole)
         dim = shape[axis] if shape is not None else None
         full = place >= END or (isinstance(dim, int) and place >= dim)
-        return None if full and _none_beyond(xs, dim) else "the slices may not reach the end"
+        return None if full else "the slices may not reach the end"
 
     def rewrite(self, op: Any, *xs: Value) -> Any:
         assert xs[0].producer is not None
         return xs[0].producer.inputs[0]
-
-
-def _none_beyond(xs: tuple[Value, ...], dim: shapes.Dim) -> bool:
-    """Slices that start past the end would be empty, and so harmless; but an unknown dimension may end earlier.
-
-    With starts and ends that meet, clamping moves both alike: the parts still tile the axis.
-    """
-    return True
 
 
 @graphopt.pass_("simplify")
@@ -273,7 +261,8 @@ def split_instead_of_slices(graph: gs.Graph, target: Target, model: Model) -> in
         sizes = [end - start for start, end in zip(starts, ends, strict=True)]
         nodes = [node for _, _, node in bounds]
         first = min(nodes, key=edit.place)
-        operands, attrs = [tensors[key]], {"axis": axis}
+        operands: list[gs.Tensor] = [tensors[key]]
+        attrs: dict[str, Any] = {"axis": axis}
         if model.opset(first) >= 13:
             operands.append(edit.constant(np.array(sizes, np.int64), "sizes"))
         else:

@@ -1,0 +1,425 @@
+"""The command line: words in, one call, words out. What is heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
+
+if TYPE_CHECKING:
+    from .config import Shapes, Target
+    from .pipeline import Result
+    from .report.result import Report
+
+app = typer.Typer(
+    name="graphopt",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_OUTPUT, _SHAPES, _PASSES, _VERIFY, _ENGINE, _SAY = (
+    "Files",
+    "Shapes and inputs",
+    "Passes and plugins",
+    "Verification",
+    "Engine",
+    "What is printed",
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE", help="Load a plugin: a .py file or a module. Repeatable.",
+                 rich_help_panel=_PASSES),
+]  # fmt: skip
+NoPlugin = Annotated[
+    list[str] | None,
+    typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin out. Repeatable.", rich_help_panel=_PASSES),
+]
+Pipeline = Annotated[
+    str, typer.Option("--pipeline", metavar="NAME", help="Which selection of passes runs.", rich_help_panel=_PASSES)
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", metavar="PASS", help="Leave a pass out. Repeatable.", rich_help_panel=_PASSES),
+]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option("--freeze", metavar="NAME=DIMS", help="Make an input's shape part of the model. Repeatable.",
+                 rich_help_panel=_SHAPES),
+]  # fmt: skip
+Bind = Annotated[
+    list[str] | None,
+    typer.Option("--bind", metavar="NAME=VALUE", rich_help_panel=_SHAPES,
+                 help="Make an input a constant: 5, 1,2,3, true, [[1,2],[3,4]] or @file.npy. Repeatable."),
+]  # fmt: skip
+BackendName = Annotated[
+    str,
+    typer.Option("--backend", metavar="NAME", help="tensorrt_rtx, tensorrt or onnxruntime.", rich_help_panel=_ENGINE),
+]
+Capability = Annotated[
+    str,
+    typer.Option("--compute-capability", metavar="SM", rich_help_panel=_ENGINE, show_default=False,
+                 help="The GPU to build for: sm89 or 8.9. No GPU is needed here."),
+]  # fmt: skip
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, and nothing else, to stdout.", rich_help_panel=_SAY)
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"graphopt {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _graphopt(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Optimize ONNX models for TensorRT: rewrite the graph, prove that it computes the same, build an engine."""
+
+
+@app.command(
+    epilog="""[bold]Examples[/]
+
+$ graphopt optimize model.onnx -o small.onnx
+
+$ graphopt optimize model.onnx --build --shapes x=1x3x48x320
+
+$ graphopt optimize model.onnx --engine m.engine --compute-capability sm89 --min-shapes x=1x3x48x64 --shapes
+x=8x3x48x320 --max-shapes x=16x3x48x640
+
+$ graphopt optimize model.onnx --plugin ./my_pass.py --verify each --report report.html"""
+)
+def optimize(
+    model: Model,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", rich_help_panel=_OUTPUT, show_default=False,
+                     help="The optimized model; NAME.opt.onnx in the current folder if not given."),
+    ] = None,
+    build: Annotated[
+        bool, typer.Option("--build", help="Build an engine too: NAME.engine in the current folder.",
+                           rich_help_panel=_OUTPUT)
+    ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="FILE", help="Build an engine into this file.", rich_help_panel=_OUTPUT,
+                     show_default=False),
+    ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option("--report", metavar="FILE", help="Write a report: x.json or x.html.", rich_help_panel=_OUTPUT,
+                     show_default=False),
+    ] = None,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option("--shapes", "--opt-shapes", "--optShapes", metavar="NAME=DIMS", rich_help_panel=_SHAPES,
+                     help="The typical shape of an input, as x=1x3x48x320. Repeatable."),
+    ] = None,
+    min_shapes: Annotated[
+        list[str] | None,
+        typer.Option("--min-shapes", "--minShapes", metavar="NAME=DIMS", help="Its least shape.",
+                     rich_help_panel=_SHAPES),
+    ] = None,
+    max_shapes: Annotated[
+        list[str] | None,
+        typer.Option("--max-shapes", "--maxShapes", metavar="NAME=DIMS", help="Its largest shape.",
+                     rich_help_panel=_SHAPES),
+    ] = None,
+    freeze: Freeze = None,
+    bind: Bind = None,
+    pipeline: Pipeline = "default",
+    skip: Skip = None,
+    plugin: Plugin = None,
+    no_plugin: NoPlugin = None,
+    verify: Annotated[
+        str,
+        typer.Option("--verify", metavar="WHEN", rich_help_panel=_VERIFY,
+                     help="end: compare the result with the source. each: also take back what broke the numbers. "
+                          "none: compare nothing."),
+    ] = "end",
+    inputs: Annotated[
+        str | None,
+        typer.Option("--inputs", metavar="FILE", help="Compare with these inputs: an .npz file.",
+                     rich_help_panel=_VERIFY, show_default=False),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", min=1, help="How many random inputs to compare with.",
+                          rich_help_panel=_VERIFY)
+    ] = 3,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="The seed of the random inputs.", rich_help_panel=_VERIFY)
+    ] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where something was taken back or could not be compared.",
+                           rich_help_panel=_VERIFY)
+    ] = False,
+    backend: BackendName = "tensorrt_rtx",
+    compute_capability: Capability = "",
+    optimization_level: Annotated[
+        int | None,
+        typer.Option("--optimization-level", metavar="0-5", min=0, max=5, rich_help_panel=_ENGINE, show_default=False,
+                     help="How long the builder may search; its own default if not given."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.", rich_help_panel=_SAY)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List every pass, also those that changed nothing.",
+                           rich_help_panel=_SAY)
+    ] = False,
+) -> None:  # fmt: skip
+    """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
+    with failures(as_json):
+        from .options import dims_by_name, outputs_of, shapes_of, values_by_name
+
+        profile = shapes_of(min_shapes or (), shapes or (), max_shapes or ())
+        frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
+        target = _target(backend, compute_capability)
+        model_path, engine_path = outputs_of(model, output, engine, build, report)
+        from .backends.protocol import BuildOptions
+        from .pipeline import optimize as run
+
+        options = BuildOptions(
+            optimization_level,
+            compute_capabilities=(target.compute_capability,) if target.compute_capability else (),
+        )
+        with progress(quiet) as show:
+            result = run(
+                model,
+                output=model_path,
+                target=target,
+                pipeline=pipeline,
+                skip=skip or (),
+                plugins=plugin or (),
+                no_plugins=no_plugin or (),
+                shapes=profile,
+                freeze=frozen,
+                bind=bound,
+                verify=verify,
+                inputs=inputs,
+                samples=samples,
+                seed=seed,
+                engine=engine_path,
+                build_options=options,
+                count_layers=True,
+                strict=strict,
+                progress=show,
+            )
+        _tell(result, model, report, as_json, quiet, verbose)
+
+
+def _tell(result: Result, source: str, report: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+    from .report.text import render, warnings
+
+    found: Report = result.report
+    for text in warnings(found):
+        warn(text)
+    if report is not None:
+        _write_report(found, source, Path(report))
+    if as_json:
+        print_json(result.to_json())
+    elif not quiet:
+        stdout().print(render(found, source, verbose=verbose))
+
+
+def _write_report(found: Report, source: str, path: Path) -> None:
+    if path.suffix == ".html":
+        from .report.html import page
+
+        text = page(found, source)
+    else:
+        text = json.dumps(found.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@app.command(epilog="[bold]Example[/]\n\n$ graphopt passes --plugin ./my_pass.py")
+def passes(
+    pipeline: Pipeline = "default",
+    skip: Skip = None,
+    plugin: Plugin = None,
+    no_plugin: NoPlugin = None,
+    as_json: Json = False,
+) -> None:
+    """List the passes in the order in which they run, each with its equation."""
+    with failures(as_json):
+        from .registry import Registry
+        from .report.listing import passes_json, passes_table
+        from .rewrite.schedule import schedule
+
+        registry = Registry(plugin or (), no_plugin or ())
+        stages = schedule(registry.select(pipeline, skip or ()))
+        if as_json:
+            print_json({"schema_version": SCHEMA_VERSION, **passes_json(stages, pipeline, registry.pipelines())})
+        else:
+            stdout().print(passes_table(stages, pipeline, registry.pipelines()))
+
+
+@app.command()
+def plugins(plugin: Plugin = None, no_plugin: NoPlugin = None, as_json: Json = False) -> None:
+    """List the plugins that were found: where from, what they add, and why one cannot be used."""
+    with failures(as_json):
+        from .registry import Registry
+        from .report.listing import plugins_table
+
+        found = Registry(plugin or (), no_plugin or ()).plugins
+        if as_json:
+            print_json({"schema_version": SCHEMA_VERSION, "plugins": [one.to_json() for one in found]})
+        else:
+            stdout().print(plugins_table(found))
+
+
+@app.command()
+def inspect(model: Model, as_json: Json = False) -> None:
+    """Say what is in MODEL: inputs and outputs, operators, weights, functions, dynamic dimensions."""
+    with failures(as_json):
+        from .ir.load import load
+        from .report.contents import contents
+        from .report.listing import contents_text
+
+        with progress(as_json) as show:
+            show("load", 0, 0)
+            found = contents(load(model), model)
+        if as_json:
+            print_json({"schema_version": SCHEMA_VERSION, **found.to_json()})
+        else:
+            stdout().print(contents_text(found))
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="An ONNX file.", show_default=False)],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Compare two models: operators, inputs and outputs, weights by content, and which nodes came and went."""
+    with failures(as_json):
+        from .ir.load import load
+        from .report.diff import compare
+        from .report.listing import diff_text
+
+        with progress(as_json) as show:
+            show("load", 0, 0)
+            found = compare(load(before), load(after))
+        if as_json:
+            print_json({"schema_version": SCHEMA_VERSION, "before": before, "after": after, **found.to_json()})
+        else:
+            stdout().print(diff_text(found, before, after))
+
+
+@app.command(
+    epilog="[bold]Example[/]\n\n$ graphopt explain model.onnx --pass fold-constants --node Shape_0"
+)
+def explain(
+    model: Model,
+    name: Annotated[str, typer.Option("--pass", metavar="PASS", help="The pass, as `graphopt passes` names it.",
+                                      show_default=False)],
+    node: Annotated[str, typer.Option("--node", metavar="NODE", show_default=False,
+                                      help="A node of MODEL, by its name or by an output of it.")],
+    freeze: Freeze = None,
+    bind: Bind = None,
+    pipeline: Pipeline = "default",
+    skip: Skip = None,
+    plugin: Plugin = None,
+    no_plugin: NoPlugin = None,
+    backend: BackendName = "tensorrt_rtx",
+    compute_capability: Capability = "",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Say why a pass changes a node, or why it does not."""
+    with failures(as_json):
+        from .ir.load import load
+        from .ir.specialize import bind_inputs, freeze_dims
+        from .options import dims_by_name, values_by_name
+        from .registry import Registry
+        from .report.listing import explanation_text
+        from .rewrite.explain import explain as why
+        from .rewrite.manager import Manager
+
+        frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
+        target = _target(backend, compute_capability)
+        registry = Registry(plugin or (), no_plugin or ())
+        entries = registry.select(pipeline, skip or ())
+
+        def start(most: int | None = None) -> Manager:
+            graph = load(model)
+            freeze_dims(graph, frozen)
+            bind_inputs(graph, bound)
+            return Manager(
+                graph,
+                entries,
+                target,
+                most=most,
+                veto=lambda one, match: registry.veto(one.name, match.nodes, target),
+            )
+
+        with progress(as_json) as show:
+            show("passes", 0, 0)
+            found = why(start, name, node)
+        if as_json:
+            print_json({"schema_version": SCHEMA_VERSION, **found.to_json()})
+        else:
+            stdout().print(explanation_text(found))
+
+
+def _target(backend: str, compute_capability: str) -> Target:
+    from .config import Target, parse_compute_capability
+
+    capability = parse_compute_capability(compute_capability) if compute_capability else None
+    return Target(backend=backend, compute_capability=capability)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `graphopt` command."""
+    words = sys.argv[1:] if arguments is None else arguments
+    end_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a tick mark must not end a run on an ASCII terminal
+    try:
+        with failures("--json" in words):
+            code = _run(words)
+    except typer.Exit as leave:
+        code = leave.exit_code
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    try:
+        found: Any = app(args=words, prog_name="graphopt", standalone_mode=False)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        # Usage errors of whichever copy of click typer runs on.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "graphopt"
+        raise fail(
+            error.format_message().rstrip("."),
+            hint=f"{path} --help shows what it takes",
+            kind="UsageError",
+            code=USAGE,
+            as_json="--json" in words,
+        ) from None
+    return found if isinstance(found, int) else 0
