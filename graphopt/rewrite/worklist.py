@@ -22,6 +22,7 @@ from graphopt.ir.graph import scopes, subgraphs
 from graphopt.ir.infer import Inference
 
 from .build import Ops, Skip
+from .guard import Guard, guard, may_match
 from .match import Match, Matcher
 from .pattern import roots
 from .rule import Entry, Rule
@@ -115,13 +116,13 @@ class Worklist:
         self.veto: Veto | None = None
         self.last: tuple[str, str] | None = None
         """(pass, root node) of the latest rewrite."""
-        self.rules: dict[str, list[Entry]] = {}
+        self.rules: dict[str, list[tuple[Entry, Guard]]] = {}
         self.depth = 1
         for one in entries:
             assert one.traced is not None
             self.depth = max(self.depth, one.traced.depth)
-            for op in {root.op for root in roots(one.traced.outputs[0])}:
-                self.rules.setdefault(op, []).append(one)
+            for root in roots(one.traced.outputs[0]):
+                self.rules.setdefault(root.op, []).append((one, guard(root)))
         self._heap: list[tuple[tuple[int, int], int, gs.Node]] = []
         self._queued: set[int] = set()
         self._seq = 0
@@ -158,7 +159,9 @@ class Worklist:
             self._queued.discard(id(node))
             if not self.model.editor.has(node):
                 continue
-            for one in self.rules[node.op]:
+            for one, wanted in self.rules[node.op]:
+                if not may_match(node, wanted):
+                    continue
                 started = perf_counter()
                 changed = self._try(one, node, matcher)
                 self.fired[one.name].seconds += perf_counter() - started

@@ -95,8 +95,10 @@ class _Evaluation:
             self._replace(node, constant)
             return
         key = (known, dtypes.of(tensor))
-        earlier = self.first.setdefault(key, tensor)
-        if earlier is not tensor:
+        earlier = self.first.get(key)
+        if earlier is None or not earlier.inputs:  # none, or it has been pruned since
+            self.first[key] = tensor
+        else:
             self._replace(node, earlier)
 
     def _replace(self, node: gs.Node, new: gs.Tensor) -> None:
@@ -121,8 +123,10 @@ class _Evaluation:
         elif node.op != "Slice" and after is not None and constant_of(node.inputs[1]) is None:
             wanted = _target(before, after) if node.op == "Reshape" else _expansion(before, after)
             if wanted is not None:
+                old = list(node.inputs[1].inputs)
                 node.inputs[1] = self.edit.constant(np.array(wanted, np.int64), f"{result.name}_shape")
                 node.attrs.pop("allowzero", None)
+                self.edit.prune(old)
                 self.changes += 1
 
     def _would_come_back(self, node: gs.Node) -> bool:

@@ -43,23 +43,29 @@ class Facts:
         self.numbers = Numbers()
         self._dims: dict[int, tuple[Element, ...]] = {}
         self._vectors: dict[int, Vector | None] = {}
+        self._held: dict[int, gs.Tensor] = {}
+
+    def _id(self, tensor: gs.Tensor) -> int:
+        """An identity that nothing else can have: the tensor is held, so that its address is not used again."""
+        self._held[id(tensor)] = tensor
+        return id(tensor)
 
     def dims(self, tensor: gs.Tensor) -> tuple[Element, ...] | None:
         """The sizes of a tensor; None for an unknown rank."""
-        known = self._dims.get(id(tensor))
+        known = self._dims.get(self._id(tensor))
         if known is None:
             shape = shapes.of(tensor)
             if shape is None:
                 return None
             known = tuple(self.numbers.dim(tensor, axis, dim) for axis, dim in enumerate(shape))
-            self._dims[id(tensor)] = known
+            self._dims[self._id(tensor)] = known
         return known
 
     def vector(self, tensor: gs.Tensor) -> Vector | None:
         """The elements of a small integer vector or scalar; None if nothing is known of them."""
-        if id(tensor) not in self._vectors:
-            self._vectors[id(tensor)] = _read(tensor)
-        return self._vectors[id(tensor)]
+        if self._id(tensor) not in self._vectors:
+            self._vectors[self._id(tensor)] = _read(tensor)
+        return self._vectors[self._id(tensor)]
 
     def integers(self, tensor: gs.Tensor | None) -> list[int] | None:
         """The elements where all are known."""
@@ -78,7 +84,7 @@ class Facts:
             dtype = dtypes.of(output)
             found = _VECTORS[node.op](self, node, opset) if dtype is None or dtype in _WHOLE else None
             if found is not None and len(found.elements) <= MOST and _fits(found, dtype):
-                self._vectors[id(output)] = found
+                self._vectors[self._id(output)] = found
 
     def _learn_dims(self, node: gs.Node, opset: int) -> None:
         for number, output in enumerate(node.outputs):
@@ -90,12 +96,12 @@ class Facts:
                 continue
             declared = self.dims(output) or (None,) * len(found)
             # what is declared as a number or by name stays: it is as true, and others know it by that name
-            self._dims[id(output)] = tuple(
+            self._dims[self._id(output)] = tuple(
                 new
                 if new is not None and (old is None or (isinstance(old, Unknown) and old.symbol is None))
                 else old
                 if old is not None
-                else self.numbers.of(("dim", id(output), axis), is_size=True)
+                else self.numbers.of(("dim", self._id(output), axis), is_size=True)
                 for axis, (new, old) in enumerate(zip(found, declared, strict=True))
             )
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from graphopt.testing import assert_unchanged, check_rule, model
 from graphopt_passes import noop
 from graphopt_passes.exact_casts import holds_every
+
+from graphopt.testing import apply, assert_unchanged, check_rule, model
 
 
 def around(body: str, *, type_of_x: str = "float[N,3,4]", opset: int = 17, constants: str = "") -> object:
@@ -43,7 +41,11 @@ GOES = {
         "int64[1] s = {-4}, int64[1] e = {100}, int64[1] a = {2}",
     ),
     "pad": (noop.RemovePadOfNothing(), "t = Pad(x, p)", "int64[6] p = {0, 0, 0, 0, 0, 0}"),
-    "pad by reflection": (noop.RemovePadOfNothing(), 't = Pad<mode="reflect">(x, p)', "int64[6] p = {0, 0, 0, 0, 0, 0}"),
+    "pad by reflection": (
+        noop.RemovePadOfNothing(),
+        't = Pad<mode="reflect">(x, p)',
+        "int64[6] p = {0, 0, 0, 0, 0, 0}",
+    ),
     "expand": (noop.RemoveExpandToSame(), "t = Expand(x, s)", "int64[3] s = {1, 3, 4}"),
     "expand of fewer axes": (noop.RemoveExpandToSame(), "t = Expand(x, s)", "int64[1] s = {4}"),
     "tile": (noop.RemoveTileOnce(), "t = Tile(x, r)", "int64[3] r = {1, 1, 1}"),
@@ -55,13 +57,15 @@ GOES = {
 }
 
 
-@pytest.mark.parametrize("rule, body, constants", GOES.values(), ids=GOES.keys())
+@pytest.mark.parametrize(("rule", "body", "constants"), GOES.values(), ids=GOES.keys())
 def test_it_goes(rule, body, constants):
     check_rule(rule, around(body, constants=constants), RELU)
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 17, 21])
-@pytest.mark.parametrize("rule, body", [GOES[n][:2] for n in ("identity", "dropout", "transpose", "cast to the same")])
+@pytest.mark.parametrize(
+    ("rule", "body"), [GOES[n][:2] for n in ("identity", "dropout", "transpose", "cast to the same")]
+)
 def test_it_goes_at_every_opset(rule, body, opset):
     check_rule(rule, around(body, opset=opset), model(RELU, opset=opset))
 
@@ -107,7 +111,11 @@ STAYS = {
     ),
     "pad": (noop.RemovePadOfNothing(), "t = Pad(x, p)", "int64[6] p = {0, 0, 1, 0, 0, -1}"),
     "expand of a size that may be 1": (noop.RemoveExpandToSame(), "t = Expand(x, s)", "int64[3] s = {2, 3, 4}"),
-    "expand to more axes": (noop.RemoveExpandToSame(), "e = Expand(x, s) t = Squeeze(e, z)", "int64[4] s = {1, 1, 3, 4}, int64[1] z = {0}"),  # noqa: E501
+    "expand to more axes": (
+        noop.RemoveExpandToSame(),
+        "e = Expand(x, s) t = Squeeze(e, z)",
+        "int64[4] s = {1, 1, 3, 4}, int64[1] z = {0}",
+    ),
     "tile": (noop.RemoveTileOnce(), "t = Tile(x, r)", "int64[3] r = {2, 1, 1}"),
     "concat of two": (noop.RemoveConcatOfOne(), "t = Concat<axis=0>(x, x)", ""),
     "gather in another order": (noop.RemoveGatherOfAll(), "t = Gather<axis=1>(x, i)", "int64[3] i = {0, 2, 1}"),
@@ -117,9 +125,10 @@ STAYS = {
 }
 
 
-@pytest.mark.parametrize("rule, body, constants", STAYS.values(), ids=STAYS.keys())
+@pytest.mark.parametrize(("rule", "body", "constants"), STAYS.values(), ids=STAYS.keys())
 def test_it_stays(rule, body, constants):
-    assert_unchanged(rule, around(body, constants=constants))
+    initial = f"<{constants}>" if constants else ""
+    assert_unchanged(rule, f"g (float[N,3,4] x) => (int64 y) {initial} {{ {body} y = Size(t) }}")
 
 
 def test_dropout_stays_where_its_mask_is_read():
@@ -148,7 +157,7 @@ def test_flatten_of_a_matrix_goes():
 def test_flatten_of_a_matrix_along_another_axis_stays(axis):
     assert_unchanged(
         noop.RemoveFlattenOfMatrix(),
-        f"g (float[2,3] x) => (float[?,?] y) {{ t = Flatten<axis={axis}>(x) y = Relu(t) }}",
+        f"g (float[2,3] x) => (int64 y) {{ t = Flatten<axis={axis}>(x) y = Size(t) }}",
     )
 
 
@@ -208,36 +217,47 @@ class TestGraphOutputs:
         )
 
 
-FLOATS = [1, 10, 11, 16]
-WHOLE = [2, 3, 4, 5, 6, 7, 9, 12, 13]
-
-
 def test_holds_every_agrees_with_the_values_themselves():
     probes = [0, 1, 127, 128, 255, 256, 2049, 32767, 65535, 2**24 + 1, 2**31 - 1, 2**32 - 1, 2**53 + 1, 2**63 - 1]
     kinds = [np.dtype(k) for k in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")]
     floats = [np.dtype(k) for k in ("float16", "float32", "float64")]
     for narrow in kinds:
-        values = np.array([v for v in probes if v <= np.iinfo(narrow).max], narrow)
-        values = np.concatenate([values, -values]) if narrow.kind == "i" else values
+        numbers = [v for v in probes if v <= np.iinfo(narrow).max]
+        numbers += [-v for v in numbers] if narrow.kind == "i" else []
         for wide in kinds + floats:
             if holds_every(wide, narrow):
-                assert (values.astype(wide).astype(narrow) == values).all(), (wide, narrow)
-                assert wide.kind == "f" or (values.astype(wide).astype(object) == values.astype(object)).all()
+                with np.errstate(all="ignore"):
+                    kept = np.array(numbers, narrow).astype(wide)
+                assert [int(number) for number in kept] == numbers, (wide, narrow)
 
 
-@settings(max_examples=60)
-@given(st.sampled_from(WHOLE), st.sampled_from(WHOLE + FLOATS[:3]), st.sampled_from(WHOLE + FLOATS[:3]))
-def test_casts_from_integers_keep_their_numbers(source, wide, to):
-    names = {1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
-             10: "float16", 11: "double", 12: "uint32", 13: "uint64"}  # fmt: skip
-    text = f"g ({names[source]}[7] x) => ({names[to]}[7] y) {{ w = Cast<to={wide}>(x) y = Cast<to={to}>(w) }}"
-    check_rule(_OnlyWhereItFires(), text, fires=None) if _fires(text) else assert_unchanged(noop.RemoveCastDetour(), text)
+NUMBERS = {2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 1: "float", 11: "double"}
 
 
-_OnlyWhereItFires = noop.RemoveCastDetour
+def detour(source: int, wide: int, to: int) -> str:
+    return f"g ({NUMBERS[source]}[7] x) => ({NUMBERS[to]}[7] y) {{ w = Cast<to={wide}>(x) y = Cast<to={to}>(w) }}"
 
 
-def _fires(text: str) -> bool:
-    from graphopt.testing import apply
+@pytest.mark.parametrize("source", NUMBERS)
+def test_a_cast_detour_that_goes_keeps_every_number(source):
+    """Whatever the rule decides, the numbers stay (those that make_feeds draws are of the whole range)."""
+    for wide in NUMBERS:
+        for to in NUMBERS:
+            if apply(detour(source, wide, to), noop.RemoveCastDetour())[1]["remove-cast-detour"]:
+                check_rule(noop.RemoveCastDetour(), detour(source, wide, to), seeds=1)
 
-    return bool(apply(text, noop.RemoveCastDetour())[1]["remove-cast-detour"])
+
+@pytest.mark.parametrize(
+    ("source", "wide", "to"),
+    [(6, 7, 6), (1, 11, 1), (2, 6, 3), (9, 1, 9), (6, 11, 1), (1, 11, 9), (6, 7, 1), (3, 1, 7)],
+)
+def test_a_cast_detour_through_a_dtype_that_holds_all_goes(source, wide, to):
+    check_rule(noop.RemoveCastDetour(), detour(source, wide, to), seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("source", "wide", "to"),
+    [(7, 6, 7), (11, 1, 11), (1, 7, 1), (6, 1, 6), (7, 11, 7), (3, 2, 3), (1, 9, 1), (1, 11, 6), (6, 11, 3)],
+)
+def test_a_cast_detour_that_changes_numbers_stays(source, wide, to):
+    assert_unchanged(noop.RemoveCastDetour(), detour(source, wide, to))
