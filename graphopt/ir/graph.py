@@ -249,7 +249,14 @@ def scopes(graph: gs.Graph, *, functions: bool = True) -> Iterator[gs.Graph]:
     while pending:
         scope = pending.pop()
         yield scope
-        inner = [body for node in scope.nodes if node.attrs for body in subgraphs(node)]
+        inner = []
+        for node in scope.nodes:
+            for value in node.attrs.values():
+                kind = type(value)
+                if kind is gs.Graph:
+                    inner.append(value)
+                elif kind is list and value and type(value[0]) is gs.Graph:
+                    inner.extend(value)
         pending.extend(reversed(inner))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import groupby
 from time import perf_counter
 
@@ -47,7 +48,7 @@ class Manager:
         self.after_pass = after_pass
         self.budget = Budget(most)
         self._marks: dict[str, str] = {}
-        self._signature: int | None = None
+        self._clean: dict[str, int] = {}
         self.last: tuple[str, str] = ("", "")
         """(pass, node) of the latest change."""
         self.fired = {
@@ -97,7 +98,11 @@ class Manager:
             changed = 0
             for is_rules, group in groupby(self.stages[stage], key=lambda one: isinstance(one.run, Rule)):
                 entries = list(group)
-                changed += self._rules(entries) if is_rules else sum(self._function(one) for one in entries)
+                if is_rules:
+                    changed += self._unless_clean(entries[0].name, partial(self._rules, entries), proves=True)
+                else:
+                    for one in entries:
+                        changed += self._unless_clean(one.name, partial(self._function, one))
             if not changed:
                 return total
             total += changed
@@ -112,14 +117,24 @@ class Manager:
                 seen[mark] = turn
         raise PassError(f"stage {stage} reaches no fixpoint in {self.limits.rounds} rounds")
 
+    def _unless_clean(self, name: str, run: Callable[[], int], *, proves: bool = False) -> int:
+        """Run passes, unless nothing was edited since they last found nothing to do.
+
+        proves: the run ends with a look at every node that found nothing.
+        """
+        if self._clean.get(name) == self.model.version:
+            return 0
+        changed = run()
+        if proves or not changed:
+            self._clean[name] = self.model.version
+        return changed
+
     def _rules(self, entries: list[Entry]) -> int:
         work = Worklist(self.model, entries, self.fired, self.budget)
         work.veto = self.veto
         before = {one.name: self.fired[one.name].changes for one in entries}
         try:
             changed = work.run()
-            if changed:
-                self._signature = None
         finally:
             self.last = work.last or self.last
         if self.after_pass is not None:
@@ -131,12 +146,12 @@ class Manager:
         run, fired = one.run, self.fired[one.name]
         assert isinstance(run, FunctionPass)
         self.budget.check()
-        before = self._signature if self._signature is not None else signature(self.graph)
+        through_editor = "model" in inspect.signature(run.function).parameters
+        before = self._mark(through_editor)
         started = perf_counter()
         where = f"pass {one.name} of plugin {one.plugin}"
-        extra = {"model": self.model} if "model" in inspect.signature(run.function).parameters else {}
         try:
-            claimed = run.function(self.graph, self.target, **extra)
+            claimed = run.function(self.graph, self.target, **({"model": self.model} if through_editor else {}))
         except GraphoptError:
             raise
         except Exception as error:
@@ -147,10 +162,9 @@ class Manager:
             fired.seconds += perf_counter() - started
         if not isinstance(claimed, int):
             raise PassError(f"it returned {claimed!r}, not the number of changes", where=where)
-        if extra:
+        if through_editor:
             self.model.editor.flush()
-        self._signature = signature(self.graph)
-        changed = self._signature != before
+        changed = self._mark(through_editor) != before
         if claimed and not changed:  # only values of constants may have changed
             changed = self._marks.get(one.name) != (mark := fingerprint(self.graph))
             self._marks[one.name] = mark
@@ -161,10 +175,13 @@ class Manager:
             self.budget.used += 1
             self.last = (one.name, "")
             fired.changes += claimed
-            if not extra:
+            if not through_editor:
                 self.model.renew()
             self.model.inference.run()
-            self._signature = None  # inference may have refined the types of graph outputs
         if self.after_pass is not None:
             self.after_pass(one.name, claimed)
         return claimed
+
+    def _mark(self, through_editor: bool) -> int:
+        """What a claim is checked against: the editor's count where a pass edits through it, else the graph."""
+        return self.model.version if through_editor else signature(self.graph)

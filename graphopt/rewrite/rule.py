@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from graphopt.errors import PluginError
@@ -14,6 +15,7 @@ from .pattern import Traced, trace
 STAGES = ("canonicalize", "simplify", "fuse", "legalize")
 
 
+@cache
 def kebab(name: str) -> str:
     """'FoldConvBN2d' = 'fold-conv-bn2d'; 'fold_shapes' = 'fold-shapes'."""
     text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
@@ -48,7 +50,7 @@ class Rule:
         """None, or why this match must be left alone."""
         return None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """kebab-case of the class's name."""
         return kebab(type(self).__name__)
@@ -91,9 +93,9 @@ class Entry:
     plugin: str = "?"
     traced: Traced | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
-        return self.run.name
+        return str(self.run.name)
 
     @property
     def stage(self) -> str:

@@ -77,10 +77,17 @@ class Model:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self.inference = Inference(graph)
+        self._edits = 0
         self.renew()
+
+    @property
+    def version(self) -> int:
+        """Grows with every edit."""
+        return self._edits + self.editor.changes
 
     def renew(self) -> None:
         """Take notice of changes made without the editor."""
+        self._edits = self.version + 1 if hasattr(self, "editor") else 0
         self.editor = Editor(self.graph)
         self._home: dict[int, gs.Graph] = {}
         for home in (self.graph, *self.graph.functions):
