@@ -11,70 +11,52 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from .arguments import (
+    After,
+    BackendName,
+    Before,
+    Bind,
+    Build,
+    Capability,
+    Engine,
+    Freeze,
+    Inputs,
+    Json,
+    Level,
+    MaxShapes,
+    MinShapes,
+    Model,
+    NoPlugin,
+    NodeName,
+    Output,
+    PassName,
+    Pipeline,
+    Plugin,
+    Quiet,
+    ReportFile,
+    Samples,
+    Seed,
+    Skip,
+    Strict,
+    TypicalShapes,
+    Verbose,
+    Verify,
+)
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
+from .errors import UsageError
 
 if TYPE_CHECKING:
-    from .config import Shapes, Target
+    from .config import Target
     from .pipeline import Result
     from .report.result import Report
 
 app = typer.Typer(
     name="graphopt",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_OUTPUT, _SHAPES, _PASSES, _VERIFY, _ENGINE, _SAY = (
-    "Files",
-    "Shapes and inputs",
-    "Passes and plugins",
-    "Verification",
-    "Engine",
-    "What is printed",
-)
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
-Plugin = Annotated[
-    list[str] | None,
-    typer.Option("--plugin", metavar="FILE", help="Load a plugin: a .py file or a module. Repeatable.",
-                 rich_help_panel=_PASSES),
-]  # fmt: skip
-NoPlugin = Annotated[
-    list[str] | None,
-    typer.Option("--no-plugin", metavar="NAME", help="Leave a plugin out. Repeatable.", rich_help_panel=_PASSES),
-]
-Pipeline = Annotated[
-    str, typer.Option("--pipeline", metavar="NAME", help="Which selection of passes runs.", rich_help_panel=_PASSES)
-]
-Skip = Annotated[
-    list[str] | None,
-    typer.Option("--skip", metavar="PASS", help="Leave a pass out. Repeatable.", rich_help_panel=_PASSES),
-]
-Freeze = Annotated[
-    list[str] | None,
-    typer.Option("--freeze", metavar="NAME=DIMS", help="Make an input's shape part of the model. Repeatable.",
-                 rich_help_panel=_SHAPES),
-]  # fmt: skip
-Bind = Annotated[
-    list[str] | None,
-    typer.Option("--bind", metavar="NAME=VALUE", rich_help_panel=_SHAPES,
-                 help="Make an input a constant: 5, 1,2,3, true, [[1,2],[3,4]] or @file.npy. Repeatable."),
-]  # fmt: skip
-BackendName = Annotated[
-    str,
-    typer.Option("--backend", metavar="NAME", help="tensorrt_rtx, tensorrt or onnxruntime.", rich_help_panel=_ENGINE),
-]
-Capability = Annotated[
-    str,
-    typer.Option("--compute-capability", metavar="SM", rich_help_panel=_ENGINE, show_default=False,
-                 help="The GPU to build for: sm89 or 8.9. No GPU is needed here."),
-]  # fmt: skip
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object, and nothing else, to stdout.", rich_help_panel=_SAY)
-]
 
 
 def _version(wanted: bool) -> None:
@@ -86,110 +68,60 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _graphopt(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+        bool,
+        typer.Option("--version", metavar="", help="Print the version and leave.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
     """Optimize ONNX models for TensorRT: rewrite the graph, prove that it computes the same, build an engine."""
 
 
 @app.command(
-    epilog="""[bold]Examples[/]
-
-$ graphopt optimize model.onnx -o small.onnx
-
-$ graphopt optimize model.onnx --build --shapes x=1x3x48x320
-
-$ graphopt optimize model.onnx --engine m.engine --compute-capability sm89 --min-shapes x=1x3x48x64 --shapes
-x=8x3x48x320 --max-shapes x=16x3x48x640
-
-$ graphopt optimize model.onnx --plugin ./my_pass.py --verify each --report report.html"""
+    epilog="\n\n".join(
+        (
+            "[bold]Examples[/]",
+            "$ graphopt optimize model.onnx -o small.onnx",
+            "$ graphopt optimize model.onnx --build --shapes x=1x3x48x320",
+            "$ graphopt optimize model.onnx --engine m.engine --min-shapes x=1x3x48x64 --shapes x=8x3x48x320 "
+            "--max-shapes x=16x3x48x640 --compute-capability sm89",
+            "$ graphopt optimize model.onnx --plugin ./my_pass.py --verify each --report report.html",
+        )
+    )
 )
 def optimize(
     model: Model,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE", rich_help_panel=_OUTPUT, show_default=False,
-                     help="The optimized model; NAME.opt.onnx in the current folder if not given."),
-    ] = None,
-    build: Annotated[
-        bool, typer.Option("--build", help="Build an engine too: NAME.engine in the current folder.",
-                           rich_help_panel=_OUTPUT)
-    ] = False,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", metavar="FILE", help="Build an engine into this file.", rich_help_panel=_OUTPUT,
-                     show_default=False),
-    ] = None,
-    report: Annotated[
-        str | None,
-        typer.Option("--report", metavar="FILE", help="Write a report: x.json or x.html.", rich_help_panel=_OUTPUT,
-                     show_default=False),
-    ] = None,
-    shapes: Annotated[
-        list[str] | None,
-        typer.Option("--shapes", "--opt-shapes", "--optShapes", metavar="NAME=DIMS", rich_help_panel=_SHAPES,
-                     help="The typical shape of an input, as x=1x3x48x320. Repeatable."),
-    ] = None,
-    min_shapes: Annotated[
-        list[str] | None,
-        typer.Option("--min-shapes", "--minShapes", metavar="NAME=DIMS", help="Its least shape.",
-                     rich_help_panel=_SHAPES),
-    ] = None,
-    max_shapes: Annotated[
-        list[str] | None,
-        typer.Option("--max-shapes", "--maxShapes", metavar="NAME=DIMS", help="Its largest shape.",
-                     rich_help_panel=_SHAPES),
-    ] = None,
+    output: Output = None,
+    build: Build = False,
+    engine: Engine = None,
+    report: ReportFile = None,
+    shapes: TypicalShapes = None,
+    min_shapes: MinShapes = None,
+    max_shapes: MaxShapes = None,
     freeze: Freeze = None,
     bind: Bind = None,
     pipeline: Pipeline = "default",
     skip: Skip = None,
     plugin: Plugin = None,
     no_plugin: NoPlugin = None,
-    verify: Annotated[
-        str,
-        typer.Option("--verify", metavar="WHEN", rich_help_panel=_VERIFY,
-                     help="end: compare the result with the source. each: also take back what broke the numbers. "
-                          "none: compare nothing."),
-    ] = "end",
-    inputs: Annotated[
-        str | None,
-        typer.Option("--inputs", metavar="FILE", help="Compare with these inputs: an .npz file.",
-                     rich_help_panel=_VERIFY, show_default=False),
-    ] = None,
-    samples: Annotated[
-        int, typer.Option("--samples", metavar="N", min=1, help="How many random inputs to compare with.",
-                          rich_help_panel=_VERIFY)
-    ] = 3,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="The seed of the random inputs.", rich_help_panel=_VERIFY)
-    ] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail where something was taken back or could not be compared.",
-                           rich_help_panel=_VERIFY)
-    ] = False,
+    verify: Verify = "end",
+    inputs: Inputs = None,
+    samples: Samples = 3,
+    seed: Seed = 0,
+    strict: Strict = False,
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
-    optimization_level: Annotated[
-        int | None,
-        typer.Option("--optimization-level", metavar="0-5", min=0, max=5, rich_help_panel=_ENGINE, show_default=False,
-                     help="How long the builder may search; its own default if not given."),
-    ] = None,
+    optimization_level: Level = None,
     as_json: Json = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.", rich_help_panel=_SAY)
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List every pass, also those that changed nothing.",
-                           rich_help_panel=_SAY)
-    ] = False,
-) -> None:  # fmt: skip
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
         from .options import dims_by_name, outputs_of, shapes_of, values_by_name
 
         profile = shapes_of(min_shapes or (), shapes or (), max_shapes or ())
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
+        if seed < 0:
+            raise UsageError(f"a seed of {seed} cannot be had", where="--seed", hint="choose 0 or more")
         target = _target(backend, compute_capability)
         model_path, engine_path = outputs_of(model, output, engine, build, report)
         from .backends.protocol import BuildOptions
@@ -308,8 +240,8 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
 @app.command()
 def diff(
-    before: Annotated[str, typer.Argument(metavar="A", help="An ONNX file.", show_default=False)],
-    after: Annotated[str, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    before: Before,
+    after: After,
     as_json: Json = False,
 ) -> None:
     """Compare two models: operators, inputs and outputs, weights by content, and which nodes came and went."""
@@ -327,15 +259,11 @@ def diff(
             stdout().print(diff_text(found, before, after))
 
 
-@app.command(
-    epilog="[bold]Example[/]\n\n$ graphopt explain model.onnx --pass fold-constants --node Shape_0"
-)
+@app.command(epilog="[bold]Example[/]\n\n$ graphopt explain model.onnx --pass fold-constants --node Shape_0")
 def explain(
     model: Model,
-    name: Annotated[str, typer.Option("--pass", metavar="PASS", help="The pass, as `graphopt passes` names it.",
-                                      show_default=False)],
-    node: Annotated[str, typer.Option("--node", metavar="NODE", show_default=False,
-                                      help="A node of MODEL, by its name or by an output of it.")],
+    name: PassName,
+    node: NodeName,
     freeze: Freeze = None,
     bind: Bind = None,
     pipeline: Pipeline = "default",
@@ -345,7 +273,7 @@ def explain(
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Say why a pass changes a node, or why it does not."""
     with failures(as_json):
         from .ir.load import load
@@ -406,7 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     try:
-        found: Any = app(args=words, prog_name="graphopt", standalone_mode=False)
+        found: Any = app(args=words or ["--help"], prog_name="graphopt", standalone_mode=False)
     except typer.Exit:
         raise
     except Exception as error:

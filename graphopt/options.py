@@ -13,13 +13,22 @@ from .errors import GraphoptError, UsageError
 
 
 def dims_by_name(words: Iterable[str], option: str) -> dict[str, Dims]:
-    """{'x': (1, 3), 'y': (4,)} of 'x=1x3' 'y=4', of 'x:1x3,y:4', and of trtexec's "'a:b':1x3". Raises UsageError."""
+    """{'x': (1, 3), 'y': (4,)} of 'x=1x3' 'y=4', of 'x:1x3,y:4', and of trtexec's "'a:b':1x3".
+
+    Raises:
+        UsageError: a word names no shape, or an input has two.
+        GraphoptError: a dimension is zero.
+    """
     found: dict[str, Dims] = {}
     for word in words:
         for piece in _split(word, option):
             name, dims = _named(piece, option)
             if len(name) > 2 and name[0] == name[-1] == "'":
                 name = name[1:-1]
+            if 0 in dims:
+                raise GraphoptError(
+                    "an input without elements proves nothing and builds nothing", where=f"{option} {piece}"
+                )
             if found.setdefault(name, dims) != dims:
                 raise UsageError(f"{option} gives input {name!r} two different shapes")
     return found
@@ -49,13 +58,13 @@ def _split(word: str, option: str) -> list[str]:
             continue
         pieces.append(rest)
         rest = ""
-    return [*pieces, rest] if rest or not pieces else pieces
+    return [*pieces, rest] if rest or not pieces or word.endswith(",") else pieces
 
 
 def _named(text: str, option: str) -> tuple[str, Dims]:
     try:
         if text.rfind(":") > text.rfind("=") >= 0:  # the mark is the last of the two, the name may hold the other
-            name, dims = parse_dims(f"x{text[text.rfind(':') :]}")
+            _, dims = parse_dims(f"x{text[text.rfind(':') :]}")
             return text[: text.rfind(":")], dims
         return parse_dims(text)
     except UsageError as error:

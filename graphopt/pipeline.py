@@ -24,7 +24,7 @@ from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
 from .numerics.verify import Verification, verify
 from .registry import Registry
-from .report.result import Report, Result, describe
+from .report.result import Description, Report, Result, describe
 from .rewrite.manager import Manager
 from .rewrite.match import Match
 from .rewrite.rule import Entry
@@ -37,6 +37,7 @@ Progress = Callable[[str, int, int], None]
 
 VERIFY = ("end", "each", "none")
 _MOST_REFUSED = 16
+_COUNTED_BYTES = 1_000_000_000
 
 
 def optimize(
@@ -92,8 +93,8 @@ def optimize(
             graph, staged = check.settle(stack, graph, staged, output, strict)
             if count_layers:
                 report.layers_before, report.layers_after = (
-                    job.layers(check.source(stack)),
-                    job.layers(staged.model_path),
+                    job.layers(check.source(stack), report.source),
+                    job.layers(staged.model_path, report.result),
                 )
             built = job.build(graph, staged, engine, shapes, build_options, stack)
             if output is not None:
@@ -117,7 +118,7 @@ class _Job:
         self.entries = entries
         self.limits = limits
         self.progress = progress
-        self.report = Report()
+        self.report = Report(warnings=registry.unavailable())
         self.frozen: Mapping[str, Dims] = {}
         self.bound: Mapping[str, Any] = {}
         if isinstance(model, gs.Graph):
@@ -192,8 +193,10 @@ class _Job:
             ):
                 yield staged
 
-    def layers(self, path: str | os.PathLike[str]) -> NetworkInfo | str:
+    def layers(self, path: str | os.PathLike[str], about: Description) -> NetworkInfo | str:
         """What the backend's parser makes of a file, or why nothing."""
+        if about.weights_bytes > _COUNTED_BYTES:
+            return "not counted beyond 1 GB of weights, which the parser would read into memory"
         self.progress("count layers", 0, 0)
         backend = backends.get(self.target.backend, self.limits)
         reason = backend.available()

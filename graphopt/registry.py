@@ -19,6 +19,8 @@ from . import hookspecs
 from .errors import GraphoptError, PluginError, UsageError
 from .rewrite.rule import STAGES, Entry, entry
 
+SWITCHED_OFF = "switched off by --no-plugin"
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -56,7 +58,7 @@ class Registry:
             plugin = _from_argument(given)
             unused.discard(plugin.name)
             if plugin.name in off:
-                plugin = Plugin(plugin.name, plugin.source, plugin.hooks, "switched off by --no-plugin")
+                plugin = Plugin(plugin.name, plugin.source, plugin.hooks, SWITCHED_OFF)
             self._add(plugin)
         if unused:
             known = ", ".join(plugin.name for plugin in self.plugins)
@@ -75,6 +77,14 @@ class Registry:
             _check_hooks(plugin)
             self._manager.register(plugin.module, plugin.name)
         self.plugins.append(plugin)
+
+    def unavailable(self) -> list[str]:
+        """One sentence about each plugin that is not in use though nobody switched it off."""
+        return [
+            f"plugin {one.name} of {one.source} is not in use: {one.reason}"
+            for one in self.plugins
+            if one.reason and one.reason != SWITCHED_OFF
+        ]
 
     def _ask(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """(plugin, answer) of every plugin that implements the hook, by plugin name."""
@@ -165,7 +175,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 def _from_entry_point(point: EntryPoint, off: set[str]) -> Plugin:
     source = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
     if point.name in off:
-        return Plugin(point.name, source, reason="switched off by --no-plugin")
+        return Plugin(point.name, source, reason=SWITCHED_OFF)
     try:
         module = point.load()
     except GraphoptError:

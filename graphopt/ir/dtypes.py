@@ -61,7 +61,7 @@ def is_float(dtype: Any) -> bool:
 def bits(dtype: Any) -> int:
     """Bits of one stored element; strings count as 64."""
     label = name(dtype)
-    for suffix, width in (("int4", 4), ("int2", 2), ("float4e2m1", 4), ("string", 64)):
-        if label.endswith(suffix):
+    for mark, width in (("int4", 4), ("int2", 2), ("float4e", 4), ("float6e", 6), ("string", 64)):
+        if mark in label:
             return width
     return int(np.dtype(dtype).itemsize) * 8

@@ -158,6 +158,10 @@ class Editor:
         self._touched[id(scope)] = scope
         self.changes += 1
 
+    def edited(self, node: gs.Node) -> None:
+        """Take notice that inputs or attributes of a node were set directly."""
+        self._touch(self._scope[id(node)])
+
     def replace_uses(self, old: gs.Tensor, new: gs.Tensor) -> int:
         """Every node that reads `old` reads `new`; graph outputs are left. Returns the number of slots."""
         users = list(old.outputs)

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from graphopt.errors import ModelError
+
 from . import dtypes
-from .weights import ExternalValues, stored_bytes
+from .weights import ExternalValues, check_shape
 
 
 class Files:
@@ -32,9 +33,9 @@ class Files:
             raise ModelError("it names no file", where=where)
         path, size = self._find(location, where)
         dtype, shape = dtypes.from_onnx(tensor.data_type), tuple(tensor.dims)
-        if dtype is None or any(dim < 0 for dim in shape):
-            raise ModelError(f"it has dtype {tensor.data_type} and dims {shape}", where=where)
-        needed = stored_bytes(dtype, shape)
+        if dtype is None or dtype.kind == "O":
+            raise ModelError(f"it has dtype {tensor.data_type}, which cannot be kept in a file", where=where)
+        needed = check_shape(dtype, shape, where)
         try:
             offset = int(entries.get("offset") or 0)
             length = int(entries["length"]) if entries.get("length") else needed
@@ -56,17 +57,23 @@ class Files:
                 where=where,
                 hint="give the file's path",
             )
+        shown = location if len(location) < 200 else f"{location[:200]}..."
         pure = PurePosixPath(location)
         if pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location or os.path.isabs(location):
-            raise ModelError(f"{location!r} leaves the model's folder", where=where)
-        folder = self.folder.resolve()
-        path = folder / location
-        real = path.resolve()
-        if folder not in real.parents:
-            raise ModelError(f"{location!r} leads out of the model's folder", where=where)
-        if not real.is_file():
+            raise ModelError(f"{shown!r} leaves the model's folder", where=where)
+        try:
+            folder = self.folder.resolve()
+            real = (folder / location).resolve()
+            inside, there = folder in real.parents, real.is_file()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
+            raise ModelError(f"{shown!r} cannot be looked up: {error}", where=where) from error
+        if not inside:
             raise ModelError(
-                f"{location!r} does not exist", where=where, hint=f"put it beside the model, in {self.folder}"
+                f"{shown!r} leads out of the model's folder", where=where, hint="copy the data beside the model"
+            )
+        if not there:
+            raise ModelError(
+                f"{shown!r} does not exist", where=where, hint=f"put it beside the model, in {self.folder}"
             )
         self._sizes[location] = (real, real.stat().st_size)
         return self._sizes[location]

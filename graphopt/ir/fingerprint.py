@@ -8,7 +8,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from . import dtypes
-from .graph import scopes
+from .graph import peek, scopes
 from .weights import digest
 
 
@@ -16,8 +16,11 @@ def fingerprint(graph: gs.Graph) -> str:
     """A hash of operators, attributes, edges, constants' contents, I/O names and opset; inner names don't count."""
     state = hashlib.blake2b(digest_size=16)
     numbers: dict[int, int] = {}
-    state.update(repr((graph.opset, [(f.domain, f.name, sorted(f.attrs)) for f in graph.functions])).encode())
     for home in (graph, *graph.functions):
+        state.update(repr((home.opset, _overload(home))).encode())
+        if home is not graph:
+            attrs = [(name, _attribute(value)) for name, value in sorted(home.attrs.items())]
+            state.update(repr((home.domain, home.name, attrs)).encode())
         for tensor in (*home.inputs, *home.outputs):
             state.update(f"{tensor.name} {tensor.dtype} {tensor.shape};".encode())
         for scope in scopes(home, functions=False):
@@ -33,13 +36,23 @@ def _scope(scope: gs.Graph, numbers: dict[int, int], state: Any) -> None:
             return digest(tensor).hex()
         return str(numbers.setdefault(id(tensor), len(numbers)))
 
-    ins = [number(tensor) for tensor in scope.inputs]
+    ins = [(number(tensor), _default(tensor)) for tensor in scope.inputs]
     state.update(f"graph {ins}".encode())
     for node in scope.nodes:
         attrs = [(name, _attribute(value)) for name, value in sorted(node.attrs.items())]
         edges = [number(t) for t in node.inputs], [number(t) for t in node.outputs]
-        state.update(repr((node.op, node.domain or "", attrs, edges)).encode())
+        state.update(repr((node.op, node.domain or "", _overload(node), attrs, edges)).encode())
     state.update(f"returns {[number(tensor) for tensor in scope.outputs]}".encode())
+
+
+def _overload(obj: Any) -> str:
+    entry = peek(obj)
+    return entry.overload if entry is not None else ""
+
+
+def _default(tensor: gs.Tensor) -> str:
+    entry = peek(tensor)
+    return digest(entry.default).hex() if entry is not None and entry.default is not None else ""
 
 
 def _attribute(value: Any) -> Any:

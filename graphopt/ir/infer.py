@@ -202,7 +202,9 @@ def _type(tensor: gs.Tensor) -> Type:
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) else dtypes.to_onnx(value) if value is not None else 0
+    if value is None or isinstance(value, gs.Node.AttributeRef):
+        return 0
+    return value if isinstance(value, int) else dtypes.to_onnx(value)
 
 
 def _data_key(tensor: gs.Tensor) -> Any:

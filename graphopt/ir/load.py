@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
 from graphopt.errors import ModelError
+
 from .external import Files
 from .graph import adopt, scopes
 from .reader import Reader
@@ -26,6 +27,8 @@ _MAGIC = (
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"version https://git-lfs", "a Git LFS pointer: the model itself has not been fetched"),
 )
+
+_PROTOBUF_LIMIT = (1 << 31) - 1
 
 
 def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph) -> gs.Graph:
@@ -48,22 +51,32 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph) ->
 
 
 def _bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise ModelError("it is a folder", where=str(path), hint="give the .onnx file inside it")
     try:
-        return path.read_bytes()
+        if path.is_dir():
+            raise ModelError("it is a folder", where=str(path), hint="give the .onnx file inside it")
+        if path.exists() and not path.is_file():
+            raise ModelError("it is no regular file", where=str(path))
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _PROTOBUF_LIMIT:
+                what = f"it has {size / 1e9:.1f} GB; protobuf, and so an ONNX file, ends at 2 GB"
+                raise ModelError(what, where=str(path), hint="have its exporter put the weights into external data")
+            return file.read()
     except FileNotFoundError:
         raise ModelError("no such file", where=str(path)) from None
-    except OSError as error:
-        raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"it cannot be read: {reason}", where=str(path)) from error
 
 
 def _parse(raw: bytes, where: str) -> onnx.ModelProto:
     if not raw:
         raise ModelError("the file is empty", where=where)
     try:
-        model = onnx.ModelProto.FromString(raw)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(raw)
     except (DecodeError, RecursionError) as error:
+        if "MaxDepth" in str(error):
+            raise ModelError("it is nested deeper than protobuf can read (31 Ifs)", where=where) from error
         raise ModelError(f"it is {_guess(raw)}", where=where) from error
     if not model.HasField("graph") or not (model.ir_version or model.opset_import):
         raise ModelError(f"it is {_guess(raw)}", where=where)
@@ -81,23 +94,36 @@ def _guess(raw: bytes) -> str:
 
 
 def _read(model: onnx.ModelProto, folder: Path | None, where: str) -> gs.Graph:
-    with _collector_off():
+    with collector_off():
         try:
             return Reader(model, Files(folder)).read()
         except ModelError as error:
-            place = f"{where}: {error.where}" if error.where else where
-            raise ModelError(error.what, where=place, hint=error.hint) from error
+            place = f"{where}: {_short(error.where)}" if error.where else where
+            raise ModelError(_short(error.what), where=place, hint=error.hint) from error
         except RecursionError:
             raise ModelError("its subgraphs are nested too deeply", where=where) from None
+        except (ValueError, TypeError) as error:  # protobuf's answer to text that is no UTF-8
+            raise ModelError(f"it is damaged: {_short(str(error))}", where=where) from error
+
+
+def _short(text: str) -> str:
+    """Names come from the file, and may be megabytes long."""
+    return text if len(text) <= 600 else f"{text[:400]} ... {text[-100:]}"
 
 
 @contextmanager
-def _collector_off() -> Iterator[None]:
-    """The graph is one web of cycles; collecting while it grows costs a third of the time and frees nothing."""
+def collector_off() -> Iterator[None]:
+    """The graph is one web of cycles; collecting while it grows costs a third of the time and frees nothing.
+
+    What has been made is then handed to the oldest generation as it is, instead of being searched at once.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import ModelError
+
 from .graph import subgraphs
 
 
@@ -31,7 +32,7 @@ def is_sorted(nodes: list[gs.Node]) -> bool:
     for node in nodes:
         for tensor in reads(node):
             producers = tensor.inputs
-            if producers and id(producers[0]) in later and producers[0] is not node:
+            if producers and id(producers[0]) in later:
                 return False
         later.discard(id(node))
     return True
@@ -58,8 +59,6 @@ def toposort(nodes: list[gs.Node], where: str = "") -> list[gs.Node]:
                 if producer is None or id(producer) not in here or id(producer) in done:
                     continue
                 if id(producer) in open_ids:
-                    if producer is node and not any(t is tensor for t in node.inputs):
-                        continue  # a body returning a name that its own node produces: not a dependency
                     names = [n.name for n, _ in path]
                     cycle = names[names.index(producer.name) :] if producer.name in names else names
                     raise ModelError(f"the graph has a cycle: {' -> '.join([*cycle[:8], cycle[0]])}", where=where)

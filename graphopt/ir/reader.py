@@ -8,29 +8,22 @@ from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto
+from onnx import AttributeProto, numpy_helper
 
 from graphopt.errors import ModelError
+
 from . import dtypes
+from .attributes import PLAIN, reference
 from .external import Files
 from .graph import extras, new_constant, new_node, new_variable
 from .order import is_sorted, toposort
 from .shapes import Dim
-from .weights import ProtoValues, SparseTensor, stored_bytes
+from .validity import Forms, check_bodies, check_calls, check_imports, check_text, label, prose
+from .weights import ProtoValues, SparseTensor, read, stored
 
 Names = dict[str, gs.Tensor]
 
-_SIMPLE = {
-    AttributeProto.FLOAT: lambda a: a.f,
-    AttributeProto.INT: lambda a: a.i,
-    AttributeProto.FLOATS: lambda a: list(a.floats),
-    AttributeProto.INTS: lambda a: list(a.ints),
-}
-_REFERRED = {
-    AttributeProto.FLOAT: float,
-    AttributeProto.INT: int,
-    AttributeProto.STRING: str,
-}
+_RARE = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 
 
 class Reader:
@@ -42,34 +35,43 @@ class Reader:
         self.listed = model.ir_version < 4
         """Before IR version 4 an initializer had to be listed as an input as well."""
         self.taken: set[str] = set()
+        self._given: set[str] = set()
+        self._in_function = False
         self._count: dict[str, int] = {}
-        self._functions: list[gs.Function] = []
+        self._forms_of: dict[int, tuple[Any, Forms]] = {}
 
     def read(self) -> gs.Graph:
         """The whole model. Raises ModelError."""
         model = self.model
         imports = list(model.opset_import)
+        check_imports(imports, "opset_import")
         opset = _opset(imports)
+        if model.ir_version < 0:
+            raise ModelError(f"its IR version is {model.ir_version}")
         if opset is None and not model.functions and not any(entry.domain for entry in imports):
             raise ModelError("the model imports no opset", hint="its exporter left out opset_import")
-        for group in [model.graph.node, *(function.node for function in model.functions)]:
-            for node in group:
-                self._count[node.name] = self._count.get(node.name, 0) + 1
-        for function in model.functions:
-            self._functions.append(self._function(function, imports))
-        _refuse_recursion(self._functions)
+        self._given = {node.name for group in (model.graph, *model.functions) for node in group.node}
+        self._in_function = True
+        functions = [self._function(function, imports) for function in model.functions]
+        self._in_function = False
+        if functions:
+            check_calls(functions)
         graph = self._graph(model.graph, {}, opset or 1, imports, "graph")
-        graph._functions = self._functions
-        for function in self._functions:
-            function._functions = self._functions
-        graph.producer_name, graph.producer_version = model.producer_name, model.producer_version
+        for tensor in graph.inputs:
+            if isinstance(tensor, gs.Variable) and tensor.dtype is None and tensor.type == "tensor_type":
+                raise ModelError(f"input {tensor.name!r} has no type", where="graph")
+        graph._functions = functions
+        for function in functions:
+            function._functions = functions
+        graph.producer_name, graph.producer_version = prose(model.producer_name), prose(model.producer_version)
         graph.ir_version = model.ir_version
-        graph.doc_string = model.graph.doc_string
+        graph.doc_string = prose(model.graph.doc_string)
         entry = extras(graph)
         rest = onnx.ModelProto()
         for name in ("domain", "model_version", "doc_string"):
             if model.HasField(name):
-                setattr(rest, name, getattr(model, name))
+                value = getattr(model, name)
+                setattr(rest, name, value if isinstance(value, int) else prose(value))
         rest.metadata_props.extend(model.metadata_props)
         rest.training_info.extend(model.training_info)
         rest.configuration.extend(model.configuration)
@@ -80,19 +82,28 @@ class Reader:
 
     # -- values ------------------------------------------------------------------------------------------------
 
-    def constant(self, tensor: onnx.TensorProto) -> gs.Constant:
+    def constant(self, tensor: onnx.TensorProto, kind: str = "initializer") -> gs.Constant:
         """A constant over the message's values, or over its external file."""
+        name = tensor.name
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            values: Any = self.files.values(tensor)
+            made = new_constant(name, self.files.values(tensor))
         else:
-            _check_tensor(tensor)
-            values = ProtoValues(tensor)
-        made = new_constant(tensor.name, values)
+            made = new_constant(name, ProtoValues(tensor, *stored(tensor, f"{kind} {name!r}")))
         if tensor.doc_string or tensor.metadata_props:
             entry = extras(made)
-            entry.doc_string = tensor.doc_string
-            entry.metadata = {prop.key: prop.value for prop in tensor.metadata_props}
+            entry.doc_string = prose(tensor.doc_string)
+            entry.metadata = _metadata(tensor)
         return made
+
+    def _sparse(self, tensor: onnx.SparseTensorProto) -> gs.Constant:
+        where = f"sparse initializer {tensor.values.name!r}"
+        whole = onnx.SparseTensorProto()
+        whole.CopyFrom(tensor)
+        for part in (whole.values, whole.indices):
+            if part.data_location == onnx.TensorProto.EXTERNAL:
+                part.CopyFrom(numpy_helper.from_array(self.files.values(part).load(), part.name))
+            stored(part, where)
+        return new_constant(tensor.values.name, SparseTensor(whole, where))
 
     def _describe(self, tensor: gs.Tensor, info: onnx.ValueInfoProto) -> None:
         kind = info.type
@@ -100,8 +111,11 @@ class Reader:
         if isinstance(tensor, gs.Variable) and which is not None:
             tensor.type = which
             if which == "tensor_type":
-                tensor.dtype = dtypes.from_onnx(kind.tensor_type.elem_type)
-                if kind.tensor_type.HasField("shape"):
+                number = kind.tensor_type.elem_type
+                tensor.dtype = dtypes.from_onnx(number)
+                if tensor.dtype is None and number:
+                    raise ModelError(f"value {info.name!r} has the unknown dtype {number}")
+                if number and kind.tensor_type.HasField("shape"):
                     tensor.shape = tuple(_dim(dim) for dim in kind.tensor_type.shape.dim)
             plain = which == "tensor_type" and not kind.denotation
             if plain and kind.tensor_type.HasField("shape"):
@@ -110,8 +124,8 @@ class Reader:
                 extras(tensor).type_proto = kind
         if info.doc_string or info.metadata_props:
             entry = extras(tensor)
-            entry.doc_string = info.doc_string
-            entry.metadata = {prop.key: prop.value for prop in info.metadata_props}
+            entry.doc_string = prose(info.doc_string)
+            entry.metadata = _metadata(info)
 
     # -- graphs ------------------------------------------------------------------------------------------------
 
@@ -121,59 +135,55 @@ class Reader:
         names: Names = {}
         inputs = []
         for info in proto.input:
-            if info.name in names:
-                raise ModelError(f"input {info.name!r} is declared twice", where=where)
+            if not info.name or info.name in names:
+                raise ModelError(
+                    f"input {info.name!r} is declared twice" if info.name else "an input has no name", where=where
+                )
             names[info.name] = new_variable(info.name)
             self._describe(names[info.name], info)
             inputs.append(names[info.name])
         self._initializers(proto, names, inputs, where)
-        infos = {info.name: info for info in proto.value_info}
-        results = {info.name: info for info in proto.output}
         nodes = self._nodes(proto.node, names, outer, opset, imports, where)
-        for name, tensor in names.items():
-            info = infos.get(name)
-            if info is not None and isinstance(tensor, gs.Variable) and tensor.dtype is None:
+        for info in proto.value_info:
+            tensor = names.get(info.name)
+            if isinstance(tensor, gs.Variable) and tensor.dtype is None:
                 self._describe(tensor, info)
         outputs = []
-        for name, info in results.items():
-            tensor = names.get(name)
-            if tensor is None:
-                tensor = outer.get(name)
-            if tensor is None:
-                raise ModelError(f"output {name!r} is made by no node", where=where)
-            if name in names:
-                self._describe(tensor, info)
+        for info in proto.output:
+            own = names.get(info.name)
+            tensor = own if own is not None else outer.get(info.name)
+            if tensor is None or not info.name:
+                raise ModelError(f"output {info.name!r} is made by no node", where=where)
+            if own is not None and not (isinstance(own, gs.Variable) and own.dtype is not None and not own.inputs):
+                self._describe(own, info)
             outputs.append(tensor)
-        if len(results) != len(proto.output):
-            outputs = [names.get(info.name) or outer[info.name] for info in proto.output]
-        graph = gs.Graph(nodes, inputs, outputs, proto.name, proto.doc_string, opset, imports)
+        graph = gs.Graph(nodes, inputs, outputs, prose(proto.name), prose(proto.doc_string), opset, imports)
         if outer or where != "graph":
             entry = extras(graph)
-            entry.metadata = {prop.key: prop.value for prop in proto.metadata_props}
+            entry.metadata = _metadata(proto)
             if proto.quantization_annotation:
                 entry.proto = onnx.ModelProto()
                 entry.proto.graph.quantization_annotation.extend(proto.quantization_annotation)
         return graph
 
     def _initializers(self, proto: onnx.GraphProto, names: Names, inputs: list[gs.Tensor], where: str) -> None:
+        made = [self.constant(tensor) for tensor in proto.initializer]
+        made += [self._sparse(tensor) for tensor in proto.sparse_initializer]
         seen: set[str] = set()
-        pairs = [(t.name, self.constant(t)) for t in proto.initializer]
-        for sparse in proto.sparse_initializer:
-            made = new_constant(sparse.values.name, SparseTensor(sparse))
-            pairs.append((sparse.values.name, made))
-        for name, made in pairs:
+        for constant in made:
+            name = constant.name
             if name in seen:
                 raise ModelError(f"initializer {name!r} is there twice", where=where)
             seen.add(name)
             given = names.get(name)
             if given is None:
-                names[name] = made
+                if name:
+                    names[name] = constant
             elif self.listed:
                 inputs[:] = [tensor for tensor in inputs if tensor is not given]
-                extras(made).denotation = "listed"
-                names[name] = made
+                names[name] = constant
             else:
-                extras(given).default = made
+                extras(given).default = constant
 
     def _nodes(
         self,
@@ -184,33 +194,34 @@ class Reader:
         imports: Any,
         where: str,
     ) -> list[gs.Node]:
-        protos = list(protos)
+        forms = self._forms(imports)
+        made = []
         for proto in protos:
+            outs = []
             for name in proto.output:
-                if not name:
-                    continue
-                if name in names:
-                    raise ModelError(f"value {name!r} is defined twice", where=f"{where}, node {_label(proto)}")
-                names[name] = new_variable(name)
+                tensor = new_variable(name)
+                if name and names.setdefault(name, tensor) is not tensor:
+                    raise ModelError(f"value {name!r} is defined twice", where=f"{where}, node {label(proto)}")
+                outs.append(tensor)
+            made.append((proto, outs))
+        check_text(names, where)
         nodes = []
-        missing = object()
-        for proto in protos:
+        for proto, outs in made:
             ins = []
             for name in proto.input:
-                if not name:
-                    ins.append(new_variable(""))
-                    continue
-                tensor = names.get(name, missing)
-                if tensor is missing:
-                    tensor = outer.get(name, missing)
-                if tensor is missing:
-                    raise ModelError(f"input {name!r} is made by nothing", where=f"{where}, node {_label(proto)}")
-                ins.append(tensor)
-            outs = [names[name] if name else new_variable("") for name in proto.output]
+                found = names.get(name) if name else new_variable("")
+                if found is None:
+                    found = outer.get(name)
+                    if found is None:
+                        raise ModelError(f"input {name!r} is made by nothing", where=f"{where}, node {label(proto)}")
+                ins.append(found)
+            check_text((proto.op_type, proto.domain, proto.name), where)
+            forms.check(proto, ins, outs, where)
             node = new_node(proto.op_type, ins, outs, {}, domain=proto.domain)
             node.name = self._node_name(proto)
-            for attribute in proto.attribute:
-                node.attrs[attribute.name] = self._attribute(attribute, names, outer, opset, imports, where, node)
+            if proto.attribute:
+                self._attributes(node, proto, names, outer, opset, imports, where)
+                check_bodies(node, f"{where}, node {label(proto)}")
             if proto.doc_string or proto.metadata_props or proto.overload:
                 _node_extras(node, proto)
             nodes.append(node)
@@ -218,70 +229,98 @@ class Reader:
             nodes = toposort(nodes, where)
         return nodes
 
+    def _forms(self, imports: Any) -> Forms:
+        known = self._forms_of.get(id(imports))
+        if known is None or known[0] is not imports:
+            known = self._forms_of[id(imports)] = (imports, Forms(imports))
+        return known[1]
+
     def _node_name(self, proto: onnx.NodeProto) -> str:
         name = proto.name
         if name and name not in self.taken:
             self.taken.add(name)
             return name
         stem = name or proto.op_type
-        number = self._count.get(f"\0{stem}", 0)
-        while not name or name in self.taken or name in self._count:
+        number = self._count.get(stem, 0)
+        while not name or name in self.taken or name in self._given:
             name = f"{stem}_{number}"
             number += 1
-        self._count[f"\0{stem}"] = number
+        self._count[stem] = number
         self.taken.add(name)
         return name
 
-    def _attribute(
-        self, proto: AttributeProto, names: Names, outer: Mapping[str, gs.Tensor], opset: int, imports: Any, where: str,
-        node: gs.Node,
-    ) -> Any:  # fmt: skip
-        if proto.ref_attr_name:
-            kind = _REFERRED.get(proto.type)
-            made = gs.Node.AttributeRef(proto.ref_attr_name, kind or proto.type)
-            made.onnx_type = proto.type
-            return made
-        simple = _SIMPLE.get(proto.type)
-        if simple is not None:
-            return simple(proto)
-        if proto.type == AttributeProto.STRING:
-            return _text(proto.s)
-        if proto.type == AttributeProto.STRINGS:
-            return [_text(item) for item in proto.strings]
+    def _attributes(
+        self, node: gs.Node, proto: onnx.NodeProto, names: Names, outer: Mapping[str, gs.Tensor], opset: int,
+        imports: Any, where: str,
+    ) -> None:  # fmt: skip
+        place = f"{where}, {node.op} {node.name}"
+        attrs = node.attrs
+        for attribute in proto.attribute:
+            name, kind = attribute.name, attribute.type
+            check_text((name, attribute.ref_attr_name), place)
+            if not name or name in attrs:
+                raise ModelError(
+                    f"attribute {name!r} is there twice" if name else "an attribute has no name", where=place
+                )
+            if attribute.ref_attr_name:
+                if not self._in_function:
+                    what = f"attribute {name!r} refers to {attribute.ref_attr_name!r} of a function, outside of one"
+                    raise ModelError(what, where=place)
+                attrs[name] = reference(attribute)
+            elif kind in PLAIN:
+                attrs[name] = PLAIN[kind](attribute)
+            elif kind == AttributeProto.GRAPH:
+                attrs[name] = self._graph(attribute.g, _Chain(names, outer), opset, imports, place)
+            elif kind == AttributeProto.GRAPHS:
+                inner = _Chain(names, outer)
+                attrs[name] = [self._graph(body, inner, opset, imports, place) for body in attribute.graphs]
+            else:
+                attrs[name] = self._tensors(attribute, place)
+
+    def _tensors(self, proto: AttributeProto, where: str) -> Any:
+        """A tensor attribute as a constant; the rarer kinds as a message, with external values brought in."""
         if proto.type == AttributeProto.TENSOR:
-            return self.constant(proto.t)
-        if proto.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            inner = _Chain(names, outer)
-            label = f"{where}, {node.op} {node.name}"
-            bodies = [proto.g] if proto.type == AttributeProto.GRAPH else list(proto.graphs)
-            made = [self._graph(body, inner, opset, imports, label) for body in bodies]
-            return made[0] if proto.type == AttributeProto.GRAPH else made
-        return proto
+            return self.constant(proto.t, f"{where}: attribute {proto.name!r}, tensor")
+        if proto.type not in _RARE:
+            raise ModelError(f"attribute {proto.name!r} has the unknown type {proto.type}", where=where)
+        whole = AttributeProto()
+        whole.CopyFrom(proto)
+        for i, tensor in enumerate(proto.tensors):
+            whole.tensors[i].CopyFrom(numpy_helper.from_array(read(self.constant(tensor)), tensor.name))
+        for sparse in (*([whole.sparse_tensor] if whole.HasField("sparse_tensor") else []), *whole.sparse_tensors):
+            sparse.CopyFrom(self._sparse(sparse)._values.tensor)
+        return whole
 
     def _function(self, proto: onnx.FunctionProto, model_imports: Any) -> gs.Function:
         imports = list(proto.opset_import) or model_imports
         names: Names = {name: new_variable(name) for name in proto.input}
+        where = f"function {proto.name}"
+        check_text((proto.name, proto.domain, proto.overload, *proto.input, *proto.attribute), where)
+        check_imports(imports, where)
+        if len(names) != len(proto.input):
+            raise ModelError("two of its inputs have one name", where=where)
         inputs = list(names.values())
         opset = _opset(imports) or 1
-        where = f"function {proto.name}"
         nodes = self._nodes(proto.node, names, {}, opset, imports, where)
         for info in proto.value_info:
             if info.name in names:
                 self._describe(names[info.name], info)
-        try:
-            outputs = [names[name] for name in proto.output]
-        except KeyError as error:
-            raise ModelError(f"output {error} is made by no node", where=where) from error
+                extras(names[info.name])
+        for name in proto.output:
+            if name not in names:
+                raise ModelError(f"output {name!r} is made by no node", where=where)
+        outputs = [names[name] for name in proto.output]
         attrs: dict[str, Any] = dict.fromkeys(proto.attribute)
         carrier = gs.Node("", "")
-        for attribute in proto.attribute_proto:
-            attrs[attribute.name] = self._attribute(attribute, {}, {}, opset, imports, where, carrier)
+        holder = onnx.NodeProto(attribute=proto.attribute_proto)
+        self._attributes(carrier, holder, {}, {}, opset, imports, where)
+        attrs.update(carrier.attrs)
         made = gs.Function(
-            proto.name, proto.domain, nodes, inputs, outputs, proto.doc_string, opset, imports, attrs=attrs
+            proto.name, proto.domain, nodes, inputs, outputs, prose(proto.doc_string), opset, imports, attrs=attrs
         )
         entry = extras(made)
         entry.overload = proto.overload
-        entry.metadata = {prop.key: prop.value for prop in proto.metadata_props}
+        entry.metadata = _metadata(proto)
         return made
 
 
@@ -315,24 +354,17 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     kind = dim.WhichOneof("value")
     if kind == "dim_value":
         return int(dim.dim_value) if dim.dim_value >= 0 else None
-    return dim.dim_param or None if kind else None
+    return prose(dim.dim_param) or None if kind else None
 
 
-def _text(raw: bytes) -> Any:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw
-
-
-def _label(proto: onnx.NodeProto) -> str:
-    return f"{proto.name!r} ({proto.op_type})" if proto.name else f"({proto.op_type})"
+def _metadata(holder: Any) -> dict[str, str]:
+    return {prose(prop.key): prose(prop.value) for prop in holder.metadata_props}
 
 
 def _node_extras(node: gs.Node, proto: onnx.NodeProto) -> None:
     entry = extras(node)
-    entry.doc_string, entry.overload = proto.doc_string, proto.overload
-    entry.metadata = {prop.key: prop.value for prop in proto.metadata_props}
+    entry.doc_string, entry.overload = prose(proto.doc_string), proto.overload
+    entry.metadata = _metadata(proto)
     for key, slot in (("graphopt.origin", "origin"), ("graphopt.rule", "rules")):
         if key in entry.metadata:
             try:
@@ -342,35 +374,3 @@ def _node_extras(node: gs.Node, proto: onnx.NodeProto) -> None:
             if isinstance(names, list):
                 setattr(entry, slot, tuple(str(name) for name in names))
                 del entry.metadata[key]
-
-
-def _check_tensor(tensor: onnx.TensorProto) -> None:
-    where = f"initializer {tensor.name!r}"
-    if any(dim < 0 for dim in tensor.dims):
-        raise ModelError(f"it has negative dims {list(tensor.dims)}", where=where)
-    dtype = dtypes.from_onnx(tensor.data_type)
-    if dtype is None:
-        raise ModelError(f"it has the unknown dtype {tensor.data_type}", where=where)
-    if tensor.HasField("raw_data"):
-        needed = stored_bytes(dtype, tuple(tensor.dims))
-        if len(tensor.raw_data) != needed:
-            raise ModelError(f"it holds {len(tensor.raw_data)} bytes, its shape needs {needed}", where=where)
-
-
-def _refuse_recursion(functions: list[gs.Function]) -> None:
-    import networkx as nx
-
-    from .graph import scopes
-
-    known = {(function.domain or "", function.name) for function in functions}
-    calls = nx.DiGraph()
-    for function in functions:
-        for scope in scopes(function, functions=False):
-            for node in scope.nodes:
-                if (node.domain or "", node.op) in known:
-                    calls.add_edge((function.domain or "", function.name), (node.domain or "", node.op))
-    try:
-        cycle = nx.find_cycle(calls)
-    except (nx.NetworkXNoCycle, nx.NetworkXError):
-        return
-    raise ModelError(f"functions call each other in a circle: {' -> '.join(edge[0][1] for edge in cycle)}")

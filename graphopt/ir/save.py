@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import onnx
 import onnx_graphsurgeon as gs
+from google.protobuf.message import EncodeError
 from onnx import TensorProto
 
 from graphopt.errors import GraphoptError, ModelError
+
 from . import dtypes
-from .graph import scopes
-from .weights import ExternalValues, nbytes, proto, read
+from .graph import peek, scopes
+from .weights import CHUNK, ExternalValues, SparseTensor, chunks, nbytes, proto
 from .writer import Writer, node_to_proto
 
 __all__ = ["Staged", "node_to_proto", "stage", "to_proto", "write"]
 
 INLINE_LIMIT = 1_800_000_000
 """Above this many bytes of weights the model gets a data file: protobuf ends at 2 GiB."""
+LARGEST = (1 << 31) - (1 << 20)
 EXTERNAL_LEAST = 1024
 ALIGNMENT = 4096
 STREAM_LEAST = 64 << 10
@@ -36,10 +41,10 @@ def to_proto(graph: gs.Graph, *, weights: str = "inline") -> onnx.ModelProto:
     """The model as a message; weights='omit' leaves out the values of those above 1 KiB.
 
     Raises:
-        ModelError: it is beyond protobuf's 2 GB.
+        ModelError: it is beyond protobuf's 2 GB, or no valid model.
     """
     if weights == "inline":
-        total = sum(nbytes(constant) for constant in constants(graph))
+        total = sum(map(nbytes, constants(graph)))
         if total > INLINE_LIMIT:
             raise ModelError(f"{total / 1e9:.1f} GB of weights do not fit into one message", hint="write it to a file")
         return Writer(graph).model()
@@ -47,23 +52,29 @@ def to_proto(graph: gs.Graph, *, weights: str = "inline") -> onnx.ModelProto:
 
 
 def constants(graph: gs.Graph) -> list[gs.Constant]:
-    """Every distinct constant of the model."""
+    """Every distinct constant of the model: read by nodes, held by attributes, outputs, defaults of inputs."""
     found: dict[int, gs.Constant] = {}
     for scope in scopes(graph):
         for tensor in scope.outputs:
             if isinstance(tensor, gs.Constant):
                 found[id(tensor)] = tensor
+        for tensor in scope.inputs:
+            note = peek(tensor)
+            if note is not None and note.default is not None:
+                found[id(note.default)] = note.default
         for node in scope.nodes:
             for tensor in node.inputs:
                 if isinstance(tensor, gs.Constant):
                     found[id(tensor)] = tensor
+            for value in node.attrs.values():
+                if isinstance(value, gs.Constant):
+                    found[id(value)] = value
     return list(found.values())
 
 
 def _header(constant: gs.Constant) -> TensorProto:
-    return TensorProto(
-        name=constant.name, data_type=dtypes.to_onnx(constant._values.dtype), dims=constant._values.shape
-    )
+    values = constant._values
+    return TensorProto(name=constant.name, data_type=dtypes.to_onnx(values.dtype), dims=values.shape)
 
 
 def _hollow(constant: gs.Constant) -> TensorProto:
@@ -73,32 +84,92 @@ def _hollow(constant: gs.Constant) -> TensorProto:
 class Staged:
     """A complete model in a temporary folder beside its target, under its final names."""
 
-    def __init__(self, model_path: Path, files: list[Path], target: Path) -> None:
+    def __init__(self, model_path: Path, files: list[Path], target: Path, sources: set[Path]) -> None:
         self.model_path = model_path
         self.files = files
         self.target = target
+        self._sources = sources
 
     def commit(self) -> list[Path]:
         """Move everything into place; the model file last, so that the target is always whole. Returns the files."""
+        try:
+            with _turn(self.target.parent):
+                return self._commit()
+        except OSError as error:
+            raise _explained(error, self.target) from error
+
+    def _commit(self) -> list[Path]:
         old = _data_files(self.target)
-        done = []
-        for path in [*self.files[1:], self.files[0]]:
-            final = self.target.parent / path.name
-            os.replace(path, final)
-            done.append(final)
+        done: list[Path] = []
+        fresh: list[Path] = []
+        try:
+            for path in [*self.files[1:], self.files[0]]:
+                final = self.target.parent / path.name
+                if not final.exists():
+                    fresh.append(final)
+                os.replace(path, final)
+                done.append(final)
+        except OSError:
+            for path in fresh:
+                path.unlink(missing_ok=True)
+            raise
         for stale in old - set(done):
-            stale.unlink(missing_ok=True)
+            if stale.resolve() not in self._sources and not _is_named(stale, self.target):
+                stale.unlink(missing_ok=True)
         return done[::-1]
 
 
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One commit per folder at a time, or one process would remove the data that another is about to name."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _data_files(model: Path) -> set[Path]:
-    """Data files that an earlier result at this path has left."""
-    mark = f"{model.name}."
-    return {
-        path
-        for path in model.parent.glob("*.data")
-        if path.name.startswith(mark) and len(path.name) == len(mark) + len("12345678.data")
-    }
+    """Data files that earlier results at this path have left."""
+    name = re.compile(re.escape(model.name) + r"\.[0-9a-f]{8}\.data")
+    return {path for path in model.parent.iterdir() if name.fullmatch(path.name) and path.is_file()}
+
+
+def _is_named(data: Path, target: Path) -> bool:
+    """Whether another model of the folder, say a renamed earlier result, names the data file."""
+    mark = data.name.encode()
+    others = [p for p in data.parent.iterdir() if p.suffix in (".onnx", target.suffix) and p.name != target.name]
+    try:
+        return any(p.is_file() and _holds(p, mark) for p in others)
+    except OSError:
+        return True
+
+
+def _holds(path: Path, mark: bytes) -> bool:
+    tail = b""
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            if mark in tail + piece:
+                return True
+            tail = piece[-len(mark) :]
+    return False
+
+
+def _check_target(target: Path, sources: set[Path]) -> None:
+    if "\0" in str(target):
+        raise GraphoptError("the path has a NUL in it", where=repr(str(target)))
+    if not target.parent.is_dir():
+        raise GraphoptError(
+            f"folder {target.parent} does not exist", where=str(target), hint=f"mkdir -p {target.parent}"
+        )
+    if target.is_dir():
+        raise GraphoptError("it is a folder", where=str(target), hint="name a file")
+    if target.exists() and not target.is_file():
+        raise GraphoptError("it is no regular file", where=str(target), hint="name a file")
+    if target.resolve() in sources:
+        raise GraphoptError("the source's weights are in this file", where=str(target), hint="write somewhere else")
 
 
 @contextmanager
@@ -111,28 +182,22 @@ def stage(graph: gs.Graph, path: str | os.PathLike[str], *, external: bool | Non
         GraphoptError: the folder does not exist or cannot be written to, the disk is full.
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise GraphoptError(
-            f"folder {target.parent} does not exist", where=str(target), hint=f"mkdir -p {target.parent}"
-        )
-    if target.is_dir():
-        raise GraphoptError("it is a folder", where=str(target), hint="name a file")
+    sources = {c._values.path for c in constants(graph) if isinstance(c._values, ExternalValues)}
+    try:
+        _check_target(target, sources)
+    except OSError as error:
+        raise _explained(error, target) from error
     folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
         files = _write(graph, folder / target.name, external)
     except OSError as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
         raise _explained(error, target) from error
-    except BaseException:
+    else:
+        yield Staged(folder / target.name, files, target, sources)
+    finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        raise
-    try:
-        yield Staged(folder / target.name, files, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _explained(error: OSError, target: Path) -> GraphoptError:
@@ -149,18 +214,14 @@ def _explained(error: OSError, target: Path) -> GraphoptError:
 def write(graph: gs.Graph, path: str | os.PathLike[str], *, external: bool | None = None) -> list[Path]:
     """Write the model atomically; the files written, the model first. Raises GraphoptError."""
     with stage(graph, path, external=external) as staged:
-        try:
-            return staged.commit()
-        except OSError as error:
-            raise _explained(error, Path(path)) from error
+        return staged.commit()
 
 
 def _write(graph: gs.Graph, path: Path, external: bool | None) -> list[Path]:
     weights = constants(graph)
+    total = sum(map(nbytes, weights))
     if external is None:
-        external = any(isinstance(c._values, ExternalValues) for c in weights) or (
-            sum(nbytes(c) for c in weights) > INLINE_LIMIT
-        )
+        external = total > INLINE_LIMIT or any(isinstance(c._values, ExternalValues) for c in weights)
     if external:
         return _write_external(graph, path, weights)
     _write_inline(graph, path)
@@ -168,102 +229,90 @@ def _write(graph: gs.Graph, path: Path, external: bool | None) -> list[Path]:
 
 
 def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> list[Path]:
-    large = [c for c in weights if nbytes(c) >= EXTERNAL_LEAST and c._values.dtype.kind not in "OSU"]
-    places: dict[int, int] = {}
+    inner = {id(value) for scope in scopes(graph) for node in scope.nodes for value in node.attrs.values()}
+    places: dict[Any, int] = {}
     state = hashlib.blake2b(digest_size=4)
     data = path.parent / "weights"
     with data.open("wb") as file:
-        at = 0
-        for constant in large:
-            gap = -at % ALIGNMENT
-            file.seek(gap, os.SEEK_CUR)
-            at += gap
-            places[id(constant)] = at
-            at += _stream(constant, file, state)
-        file.truncate(at)
-        file.flush()
-        os.fsync(file.fileno())
+        for constant in weights:
+            values, size = constant._values, nbytes(constant)
+            outside = isinstance(values, ExternalValues)
+            if size < EXTERNAL_LEAST or values.dtype.kind in "OSU" or isinstance(values, SparseTensor):
+                continue
+            if _content(constant) in places or (id(constant) in inner and not outside and size < STREAM_LEAST):
+                continue
+            at = file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
+            places[_content(constant)] = at
+            state.update(f"{at}:{size};".encode())
+            for piece in chunks(constant):
+                state.update(piece)
+                file.write(piece)
+        _sync(file)
     name = f"{path.name}.{state.hexdigest()}.data"
     os.replace(data, path.parent / name)
 
     def tensor(constant: gs.Constant) -> TensorProto:
-        if id(constant) not in places:
+        at = places.get(_content(constant))
+        if at is None:
             return proto(constant)
         made = _header(constant)
         made.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", name), ("offset", places[id(constant)]), ("length", nbytes(constant))):
+        for key, value in (("location", name), ("offset", at), ("length", nbytes(constant))):
             made.external_data.add(key=key, value=str(value))
         return made
 
-    _dump(Writer(graph, tensor).model().SerializeToString(deterministic=True), path)
+    with path.open("wb") as file:
+        file.write(_serialized(Writer(graph, tensor).model()))
+        _sync(file)
     return [path, path.parent / name]
 
 
-def _stream(constant: gs.Constant, file: IO[bytes], state: "hashlib.blake2b") -> int:
-    """Copy a weight's stored bytes; how many."""
+def _content(constant: gs.Constant) -> Any:
+    """Equal for constants over the same stored bytes."""
     values = constant._values
-    if isinstance(values, ExternalValues):
-        for piece in values.chunks():
-            state.update(piece)
-            file.write(piece)
-        return values.nbytes
-    raw = _raw(constant)
-    state.update(raw)
-    file.write(raw)
-    return len(raw)
-
-
-def _raw(constant: gs.Constant) -> bytes | memoryview:
-    """The stored bytes of a weight in memory, without a copy where that is possible."""
-    values = constant._values
-    held = getattr(values, "tensor", None) if not isinstance(values, ExternalValues) else None
-    if held is not None and held.raw_data:
-        return held.raw_data  # type: ignore[no-any-return]
-    array = read(constant)
-    if dtypes.bits(array.dtype) < 8:
-        return bytes(onnx.numpy_helper.from_array(array).raw_data)
-    return memoryview(array if array.flags.c_contiguous else array.copy()).cast("B") if array.size else b""
+    return (values.path, values.offset, values.nbytes) if isinstance(values, ExternalValues) else id(values)
 
 
 def _write_inline(graph: gs.Graph, path: Path) -> None:
     """One protobuf: the small parts serialized as usual, then each large initializer as one more field of `graph`."""
-    late: list[gs.Constant] = []
-    main = {id(constant) for constant in Writer(graph).homes.get(id(graph), ())}
 
-    def tensor(constant: gs.Constant) -> TensorProto:
-        if id(constant) in main and nbytes(constant) >= STREAM_LEAST and constant._values.dtype.kind not in "OSU":
-            late.append(constant)
-            return TensorProto(name=_LATE)
-        return proto(constant)
+    def late(constant: gs.Constant) -> bool:
+        return nbytes(constant) >= STREAM_LEAST and constant._values.dtype.kind not in "OSU"
 
-    model = Writer(graph, tensor).model()
-    keep = [one for one in model.graph.initializer if one.name != _LATE]
-    if late:
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(keep)
-    body = model.graph.SerializeToString(deterministic=True)
+    writer = Writer(graph, late=late)
+    model = writer.model()
+    body = _serialized(model.graph)
     model.ClearField("graph")
     heads = []
     total = len(body)
-    for constant in late:
-        header = _header(constant).SerializeToString(deterministic=True)
-        raw = nbytes(constant)
-        inner = len(header) + len(_field(9, raw)) + raw
-        head = _field(5, inner) + header + _field(9, raw)
-        heads.append(head)
-        total += len(head) + raw
+    for constant in writer.later:
+        header, size = _serialized(writer.header(constant)), nbytes(constant)
+        values = _field(_RAW_DATA, size)
+        heads.append(_field(_INITIALIZER, len(header) + len(values) + size) + header + values)
+        total += len(heads[-1]) + size
+    if total > LARGEST:
+        raise ModelError(f"{total / 1e9:.1f} GB do not fit into one file", hint="write it with external data")
     with path.open("wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
-        file.write(_field(7, total))
+        file.write(_serialized(model))
+        file.write(_field(_GRAPH, total))
         file.write(body)
-        for head, constant in zip(heads, late, strict=True):
+        for head, constant in zip(heads, writer.later, strict=True):
             file.write(head)
-            file.write(_raw(constant))
-        file.flush()
-        os.fsync(file.fileno())
+            for piece in chunks(constant):
+                file.write(piece)
+        _sync(file)
 
 
-_LATE = "\x00graphopt: written after the rest"
+_RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
+_INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
+_GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
+
+
+def _serialized(message: Any) -> bytes:
+    try:
+        return message.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+    except EncodeError as error:
+        raise ModelError(f"the model cannot be written: {error}", hint="is it nested deeper than 31 Ifs?") from error
 
 
 def _field(number: int, length: int) -> bytes:
@@ -277,8 +326,6 @@ def _field(number: int, length: int) -> bytes:
     return bytes(result)
 
 
-def _dump(raw: bytes, path: Path) -> None:
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.config import Dims
 from graphopt.errors import UsageError
+
 from . import dtypes, shapes
 from .graph import extras, new_constant, scopes
 from .infer import forget
@@ -45,11 +46,18 @@ def freeze_dims(graph: gs.Graph, frozen: Mapping[str, Dims]) -> None:
             if isinstance(old, str) and symbols.setdefault(old, new) != new:
                 raise UsageError(f"--freeze {name}: {old!r} would be both {symbols[old]} and {new}")
         tensor.shape = dims
-    for tensor in (*graph.inputs, *graph.outputs):
-        shape = shapes.of(tensor)
+    declared = [(tensor, shapes.of(tensor)) for tensor in (*graph.inputs, *graph.outputs)]
+    forget(graph)
+    for tensor, shape in declared:
         if shape is not None and isinstance(tensor, gs.Variable):
             tensor.shape = tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in shape)
-    forget(graph)
+
+
+def _holds(cast: Any, given: Any) -> bool:
+    """Whether a cast kept the values: fractions may be rounded to a float dtype, nothing may overflow."""
+    if dtypes.is_float(cast.dtype) and given.dtype.kind == "f":
+        return bool((np.isfinite(cast.astype(np.float64)) == np.isfinite(given)).all())
+    return np.array_equal(cast.astype(given.dtype), given)
 
 
 def bind_inputs(graph: gs.Graph, bound: Mapping[str, Any]) -> None:
@@ -61,16 +69,17 @@ def bind_inputs(graph: gs.Graph, bound: Mapping[str, Any]) -> None:
     for name, value in bound.items():
         tensor = _input(graph, name, "--bind")
         dtype = dtypes.of(tensor)
+        if dtype is None or tensor.type != "tensor_type":
+            raise UsageError(f"--bind {name}: the input is no tensor of a known dtype")
         try:
             array = np.asarray(value)
-            cast = array.astype(dtype)
-        except (TypeError, ValueError) as error:
+            with np.errstate(all="ignore"):
+                cast = array.astype(dtype)
+                held = array.dtype.kind not in "biuf" or _holds(cast, array)
+        except (TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"--bind {name}: {value!r} is no {dtypes.name(dtype)}") from error
-        if array.dtype.kind in "iuf" and not np.array_equal(
-            cast.astype(array.dtype), array, equal_nan=array.dtype.kind == "f"
-        ):
-            if not (dtypes.is_float(dtype) and array.dtype.kind == "f"):
-                raise UsageError(f"--bind {name}: {value!r} cannot be held by {dtypes.name(dtype)}")
+        if not held:
+            raise UsageError(f"--bind {name}: {value!r} cannot be held by {dtypes.name(dtype)}")
         shape = shapes.of(tensor)
         if shape is not None:
             if cast.size == 1 and all(dim == 1 for dim in shape):
@@ -92,4 +101,8 @@ def bind_inputs(graph: gs.Graph, bound: Mapping[str, Any]) -> None:
             scope.outputs[:] = [constant if out is tensor else out for out in scope.outputs]
         extras(tensor).default = None
     if bound:
+        declared = [(tensor, shapes.of(tensor)) for tensor in graph.outputs]
         forget(graph)
+        for tensor, shape in declared:
+            if isinstance(tensor, gs.Variable):
+                tensor.shape = shape

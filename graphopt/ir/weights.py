@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from graphopt.errors import ModelError
+
 from . import dtypes
+from .attributes import text
 
 KEEP_BYTES = 1 << 20
 """Values read from a file up to this size stay in memory."""
 CHUNK = 8 << 20
+_LARGEST = 1 << 56
+_DENSE = 4 << 30
+"""A sparse tensor beyond this many bytes is not made dense."""
 
 Array = np.ndarray[Any, Any]
 
@@ -29,23 +34,65 @@ def stored_bytes(dtype: Any, shape: tuple[int, ...]) -> int:
     return (math.prod(shape) * dtypes.bits(dtype) + 7) // 8
 
 
+def stored(tensor: onnx.TensorProto, where: str) -> tuple[Any, tuple[int, ...], int]:
+    """(dtype, shape, bytes) of a tensor with its values inside. Raises ModelError unless they are all there."""
+    shape, dtype = tuple(tensor.dims), dtypes.from_onnx(tensor.data_type)
+    if dtype is None:
+        raise ModelError(f"it has the unknown dtype {tensor.data_type}", where=where)
+    needed = check_shape(dtype, shape, where)
+    found = len(tensor.raw_data)
+    if found == needed and found and dtype.kind != "O":
+        return dtype, shape, needed
+    if tensor.HasField("raw_data"):
+        if found != needed or dtype.kind == "O":
+            raise ModelError(f"it holds {found} bytes, its shape needs {needed}", where=where)
+        return dtype, shape, needed
+    field = helper.tensor_dtype_to_field(tensor.data_type)
+    count, items = math.prod(shape), len(getattr(tensor, field))
+    expected = count * 2 if dtype.kind == "c" else needed if dtypes.bits(dtype) in (2, 4) else count  # float6 is not packed there
+    if items != expected:
+        raise ModelError(f"it holds {items} numbers in {field}, its shape needs {expected}", where=where)
+    return dtype, shape, tensor.ByteSize() if dtype.kind == "O" else needed
+
+
+def check_shape(dtype: Any, shape: tuple[int, ...], where: str) -> int:
+    """Bytes of a tensor. Raises ModelError for negative dims, and for those beyond what an array can have."""
+    size = 1
+    for dim in shape:
+        if dim < 0:
+            raise ModelError(f"it has negative dims {list(shape)}", where=where)
+        size *= dim or 1
+    if size > _LARGEST:
+        raise ModelError(f"its dims {list(shape)} are too large", where=where)
+    return stored_bytes(dtype, shape)
+
+
 class ProtoValues(LazyValues):  # type: ignore[misc]
     """Values inside a TensorProto of the source message."""
 
-    def __init__(self, tensor: onnx.TensorProto) -> None:
+    def __init__(self, tensor: onnx.TensorProto, dtype: Any, shape: tuple[int, ...], nbytes: int) -> None:
         self.tensor = tensor
-        self.shape = tuple(tensor.dims)
-        self.dtype = dtypes.from_onnx(tensor.data_type)
-        self.nbytes = stored_bytes(self.dtype, self.shape)
+        self.shape = shape
+        self.dtype = dtype
+        self.nbytes = nbytes
         self._array: Array | None = None
 
     def load(self) -> Array:
         if self._array is None:
-            array = numpy_helper.to_array(self.tensor)
+            if self.dtype.kind == "O":  # numpy_helper refuses bytes that are no UTF-8
+                items = [text(item) for item in self.tensor.string_data]
+                array = np.fromiter(items, object, len(items)).reshape(self.shape)
+            else:
+                array = numpy_helper.to_array(self.tensor)
+            array.flags.writeable = False
             if array.nbytes > KEEP_BYTES:
                 return array
             self._array = array
         return self._array
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The stored bytes, in one piece."""
+        yield self.tensor.raw_data or raw(self.load())
 
 
 class ExternalValues(LazyValues):  # type: ignore[misc]
@@ -63,7 +110,7 @@ class ExternalValues(LazyValues):  # type: ignore[misc]
         """graphsurgeon's view of lazy values: the whole tensor, read now."""
         return numpy_helper.from_array(self.load())
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes | memoryview]:
         """The stored bytes, a few megabytes at a time. Raises ModelError if the file ends early."""
         left = self.nbytes
         try:
@@ -94,16 +141,27 @@ class ExternalValues(LazyValues):  # type: ignore[misc]
 
 
 class SparseTensor(SparseValues):  # type: ignore[misc]
-    """A sparse initializer, kept as it is."""
+    """A sparse initializer, kept as it is. Raises ModelError if it is none."""
 
-    def __init__(self, tensor: onnx.SparseTensorProto) -> None:
+    def __init__(self, tensor: onnx.SparseTensorProto, where: str) -> None:
         self.tensor = tensor
         self.shape = tuple(tensor.dims)
         self.dtype = dtypes.from_onnx(tensor.values.data_type)
-        self.nbytes = stored_bytes(self.dtype, self.shape)
+        self._dense = check_shape(self.dtype, self.shape, where)
+        self.nbytes = stored_bytes(self.dtype, tuple(tensor.values.dims)) + 8 * math.prod(tensor.indices.dims)
+        self._where = where
+        indices = numpy_helper.to_array(tensor.indices)
+        count, rank = math.prod(tensor.values.dims), len(self.shape)
+        if indices.dtype != np.int64 or indices.shape not in ((count,), (count, rank)):
+            raise ModelError(f"its indices are {indices.dtype} {indices.shape} for {count} values", where=where)
+        ends = np.array(self.shape if indices.ndim == 2 else math.prod(self.shape), np.int64)
+        if ((indices < 0) | (indices >= ends)).any():
+            raise ModelError(f"its indices lie outside {list(self.shape)}", where=where)
 
     def load(self) -> Array:
-        values = numpy_helper.to_array(self.tensor.values)
+        if self._dense > _DENSE:
+            raise ModelError(f"it would be {self._dense / 1e9:.0f} GB when dense", where=self._where)
+        values = numpy_helper.to_array(self.tensor.values).reshape(-1)
         indices = numpy_helper.to_array(self.tensor.indices)
         dense = np.zeros(self.shape, self.dtype)
         if indices.ndim == 1:
@@ -111,6 +169,22 @@ class SparseTensor(SparseValues):  # type: ignore[misc]
         else:
             dense[tuple(indices.T)] = values
         return dense
+
+
+def raw(array: Array) -> bytes | memoryview:
+    """An array's bytes as ONNX stores them, without a copy where that is possible."""
+    if dtypes.bits(array.dtype) < 8:
+        return bytes(numpy_helper.from_array(array).raw_data)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
+
+
+def chunks(constant: gs.Constant) -> Iterator[bytes | memoryview]:
+    """The stored bytes of a constant that holds no strings, piece by piece."""
+    values = constant._values
+    if isinstance(values, (ExternalValues, ProtoValues)):
+        yield from values.chunks()
+    else:
+        yield raw(read(constant))
 
 
 def read(constant: gs.Constant) -> Array:
@@ -129,31 +203,30 @@ def nbytes(constant: gs.Constant) -> int:
     values = constant._values
     if isinstance(values, np.ndarray):
         if values.dtype.kind in "OSU":
-            return sum(len(str(item)) for item in values.ravel())
+            return sum(len(_bytes(item)) for item in values.ravel().tolist())
         return stored_bytes(values.dtype, values.shape)
     return int(values.nbytes)
 
 
 def digest(constant: gs.Constant) -> bytes:
-    """A hash of dtype, shape and contents; each weight is read once."""
+    """A hash of dtype, shape and contents; each weight is read once, unless it is an array that can be written to."""
     values = constant._values
     known = constant.__dict__.get("_digest")
     if known is not None and known[0] is values:
         return known[1]  # type: ignore[no-any-return]
     state = hashlib.blake2b(f"{dtypes.name(values.dtype)}{tuple(values.shape)}".encode(), digest_size=16)
-    if isinstance(values, ExternalValues):
-        for piece in values.chunks():
-            state.update(piece)
-    elif isinstance(values, ProtoValues) and values.tensor.raw_data and dtypes.bits(values.dtype) >= 8:
-        state.update(values.tensor.raw_data)
+    if values.dtype.kind in "OSU":
+        state.update(repr([_bytes(item) for item in read(constant).ravel().tolist()]).encode())
     else:
-        array = read(constant)
-        if array.dtype.kind in "OSU":
-            state.update(repr(array.ravel().tolist()).encode())
-        else:
-            state.update(np.asarray(array, order="C").tobytes())
-    constant.__dict__["_digest"] = (values, state.digest())
+        for piece in chunks(constant):
+            state.update(piece)
+    if not isinstance(values, np.ndarray) or not values.flags.writeable:
+        constant.__dict__["_digest"] = (values, state.digest())
     return state.digest()
+
+
+def _bytes(item: Any) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
 
 
 def proto(constant: gs.Constant, name: str | None = None) -> onnx.TensorProto:

@@ -4,59 +4,85 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
+from google.protobuf.message import EncodeError
 from onnx import AttributeProto, TensorProto, helper
 
 from graphopt.errors import ModelError
+
 from . import dtypes, shapes
+from .attributes import write_plain
 from .graph import flatten, peek, scopes
+from .naming import Plan, plan
 from .weights import SparseTensor, proto
 
 TensorWriter = Callable[[gs.Constant], TensorProto]
 
-_LEAST_IR = {"float8": 9, "int4": 10, "float4": 11, "e8m0": 12, "int2": 13}
+_LEAST_IR = {"float8": 9, "int4": 10, "float4": 11, "e8m0": 12, "int2": 13, "float6e": 14}
 
 
 class Writer:
-    """Writes one model; `tensor` says how a weight is written."""
+    """Writes one model.
 
-    def __init__(self, graph: gs.Graph, tensor: TensorWriter = proto) -> None:
+    tensor: how a weight is written; late: which initializers of the main graph the caller writes itself afterwards.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        tensor: TensorWriter = proto,
+        late: Callable[[gs.Constant], bool] = lambda constant: False,
+    ) -> None:
         self.graph = graph
         self.tensor = tensor
-        self.homes = _homes(graph)
-        self.needs = 4
+        self.late = late
+        self.later: list[gs.Constant] = []
+        self.plan = Plan()
+        self.needs = 0
 
     def model(self) -> onnx.ModelProto:
-        """The message. Raises ModelError beyond protobuf's 2 GB."""
+        """The message. Raises ModelError where the graph is no valid model, and beyond protobuf's 2 GB."""
         graph = self.graph
+        self.plan = plan(graph)
         entry = peek(graph)
         model = onnx.ModelProto()
         try:
             if entry is not None and entry.proto is not None:
                 model.CopyFrom(entry.proto)
             self._graph(graph, model.graph)
-            model.producer_name, model.producer_version = graph.producer_name, graph.producer_version
+            model.producer_name, model.producer_version = graph.producer_name or "", graph.producer_version or ""
             del model.functions[:]
             for function in graph.functions:
                 self._function(function, model.functions.add())
-        except ValueError as error:
+            _imports(graph, model.opset_import)
+            model.ir_version = max(int(graph.ir_version or 8), self.needs)
+            if model.ir_version < 4:
+                for constant in self.plan.homes.get(id(graph), ()):
+                    self._info(constant, model.graph.input.add())
+        except (ValueError, TypeError, EncodeError) as error:
             raise ModelError(f"the model cannot be written: {error}") from error
-        _imports(graph, model.opset_import)
-        model.ir_version = max(
-            int(graph.ir_version or 0), self.needs if graph.ir_version is None or self.needs > 4 else 0
-        )
-        if not graph.ir_version:
-            model.ir_version = max(model.ir_version, 8)
         return model
+
+    def header(self, constant: gs.Constant) -> TensorProto:
+        """The constant without its values."""
+        values = constant._values
+        out = TensorProto(name=self._name(constant), data_type=dtypes.to_onnx(values.dtype), dims=values.shape)
+        self._note(constant, out)
+        return out
+
+    def _name(self, tensor: gs.Tensor) -> str:
+        return self.plan.renamed.get(id(tensor)) or tensor.name
 
     # -- graphs ------------------------------------------------------------------------------------------------
 
     def _graph(self, graph: gs.Graph, out: onnx.GraphProto) -> None:
         out.name = graph.name or "graph"
-        out.doc_string = graph.doc_string or ""
+        if graph.doc_string:
+            out.doc_string = graph.doc_string
         entry = peek(graph)
         if graph is not self.graph and entry is not None:
             out.metadata_props.extend(_props(entry.metadata))
@@ -67,48 +93,56 @@ class Writer:
         for tensor in graph.outputs:
             self._info(tensor, out.output.add())
         known = {id(tensor) for tensor in (*graph.inputs, *graph.outputs)}
-        for constant in self.homes.get(id(graph), ()):
+        for constant in self.plan.homes.get(id(graph), ()):
             if isinstance(constant._values, SparseTensor):
                 sparse = out.sparse_initializer.add()
                 sparse.CopyFrom(constant._values.tensor)
-                sparse.values.name = constant.name
+                sparse.values.name = self._name(constant)
             else:
-                self._initializer(constant, out)
-            note = peek(constant)
-            if note is not None and note.denotation == "listed" and (self.graph.ir_version or 8) < 4:
-                self._info(constant, out.input.add())
+                self._initializer(constant, out, graph)
+            if graph is not self.graph:
+                self.needs = max(self.needs, 4)  # before, an initializer had to be an input, which a body cannot have
         for tensor in graph.inputs:
             note = peek(tensor)
             if note is not None and note.default is not None:
-                self._initializer(note.default, out)
+                note.default.name = self._name(tensor)
+                self._initializer(note.default, out, graph)
         for node in graph.nodes:
             self._node(node, out.node.add())
             for tensor in node.outputs:
                 if tensor.name and id(tensor) not in known and _is_described(tensor):
                     self._info(tensor, out.value_info.add())
 
-    def _initializer(self, constant: gs.Constant, out: onnx.GraphProto) -> None:
-        written = self.tensor(constant)
-        self._require(written.data_type)
-        out.initializer.append(written)
+    def _initializer(self, constant: gs.Constant, out: onnx.GraphProto, scope: gs.Graph) -> None:
+        self._require(dtypes.to_onnx(constant._values.dtype))
+        if scope is self.graph and self.late(constant):
+            self.later.append(constant)
+            return
+        out.initializer.append(self.tensor(constant))
+        if peek(constant) is not None or id(constant) in self.plan.renamed:
+            last = out.initializer[-1]
+            last.name = self._name(constant)
+            self._note(constant, last)
+
+    @staticmethod
+    def _note(constant: gs.Constant, out: TensorProto) -> None:
         note = peek(constant)
         if note is not None and (note.doc_string or note.metadata):
-            last = out.initializer[-1]
-            last.doc_string = note.doc_string
-            del last.metadata_props[:]
-            last.metadata_props.extend(_props(note.metadata))
+            out.doc_string = note.doc_string
+            del out.metadata_props[:]
+            out.metadata_props.extend(_props(note.metadata))
 
     def _require(self, number: int) -> None:
-        label = dtypes.name(number)
-        for mark, version in _LEAST_IR.items():
-            if mark in label:
-                self.needs = max(self.needs, version)
+        version = _least_ir(number)
+        if version > self.needs:
+            self.needs = version
 
     def _info(self, tensor: gs.Tensor, out: onnx.ValueInfoProto) -> None:
-        out.name = tensor.name
+        out.name = self._name(tensor)
         entry = peek(tensor)
         if entry is not None:
-            out.doc_string = entry.doc_string
+            if entry.doc_string:
+                out.doc_string = entry.doc_string
             out.metadata_props.extend(_props(entry.metadata))
             if entry.type_proto is not None:
                 out.type.CopyFrom(entry.type_proto)
@@ -129,10 +163,10 @@ class Writer:
         del kind.shape.dim[:]
         for axis, dim in enumerate(shape):
             made = kind.shape.dim.add()
-            if isinstance(dim, int):
-                made.dim_value = dim
-            elif dim is not None:
+            if isinstance(dim, str):
                 made.dim_param = dim
+            elif dim is not None and dim >= 0:
+                made.dim_value = int(dim)
             if axis < len(notes) and notes[axis]:
                 made.denotation = notes[axis]
 
@@ -140,14 +174,25 @@ class Writer:
         out.op_type, out.name = node.op, node.name
         if node.domain:
             out.domain = node.domain
-        out.input.extend([tensor.name for tensor in node.inputs])
-        out.output.extend([tensor.name for tensor in node.outputs])
+        renamed = self.plan.renamed
+        if renamed:
+            out.input.extend([renamed.get(id(tensor)) or tensor.name for tensor in node.inputs])
+            out.output.extend([renamed.get(id(tensor)) or tensor.name for tensor in node.outputs])
+        else:
+            out.input.extend([tensor.name for tensor in node.inputs])
+            out.output.extend([tensor.name for tensor in node.outputs])
         for name, value in node.attrs.items():
-            self._attribute(name, value, out.attribute.add())
+            try:
+                self._attribute(name, value, out.attribute.add())
+            except (ValueError, TypeError) as error:
+                raise ModelError(
+                    f"attribute {name!r} cannot be written: {error}", where=f"node {node.name!r}"
+                ) from error
         entry = peek(node)
         if entry is None:
             return
-        out.doc_string = entry.doc_string
+        if entry.doc_string:
+            out.doc_string = entry.doc_string
         if entry.overload:
             out.overload = entry.overload
             self.needs = max(self.needs, 10)
@@ -163,18 +208,10 @@ class Writer:
             self.needs = max(self.needs, 10)
 
     def _attribute(self, name: str, value: Any, out: AttributeProto) -> None:
-        if isinstance(value, AttributeProto):
-            out.CopyFrom(value)
-        elif isinstance(value, gs.Node.AttributeRef):
-            out.name, out.ref_attr_name = name, value.name
-            out.type = getattr(value, "onnx_type", None) or _referred(value.type)
-        elif type(value) is int:
-            out.name, out.type, out.i = name, AttributeProto.INT, value
-        elif type(value) is float:
-            out.name, out.type, out.f = name, AttributeProto.FLOAT, value
-        elif isinstance(value, gs.Constant):
+        if isinstance(value, gs.Constant):
             out.name, out.type = name, AttributeProto.TENSOR
             out.t.CopyFrom(self.tensor(value))
+            self._require(out.t.data_type)
         elif isinstance(value, gs.Graph):
             out.name, out.type = name, AttributeProto.GRAPH
             self._graph(value, out.g)
@@ -182,30 +219,30 @@ class Writer:
             out.name, out.type = name, AttributeProto.GRAPHS
             for body in value:
                 self._graph(body, out.graphs.add())
-        elif isinstance(value, (list, tuple)) and not value:
-            out.name, out.type = name, AttributeProto.INTS
         else:
-            out.CopyFrom(helper.make_attribute(name, dtypes.to_onnx(value) if isinstance(value, type) else value))
+            write_plain(name, value, out)
 
     def _function(self, function: gs.Function, out: onnx.FunctionProto) -> None:
-        out.name, out.domain, out.doc_string = function.name, function.domain or "", function.doc_string or ""
+        out.name, out.domain = function.name, function.domain or ""
+        if function.doc_string:
+            out.doc_string = function.doc_string
         entry = peek(function)
         if entry is not None:
             if entry.overload:
                 out.overload = entry.overload
                 self.needs = max(self.needs, 10)
             out.metadata_props.extend(_props(entry.metadata))
-        out.input.extend([tensor.name for tensor in function.inputs])
-        out.output.extend([tensor.name for tensor in function.outputs])
+        out.input.extend([self._name(tensor) for tensor in function.inputs])
+        out.output.extend([self._name(tensor) for tensor in function.outputs])
         for name, value in function.attrs.items():
             if value is None:
                 out.attribute.append(name)
             else:
                 self._attribute(name, value, out.attribute_proto.add())
-        for constant in self.homes.get(id(function), ()):
-            node = out.node.add()
-            node.op_type, node.name = "Constant", f"{constant.name}_constant"
-            node.output.append(constant.name)
+        for constant in self.plan.homes.get(id(function), ()):
+            node, name = out.node.add(), self._name(constant)
+            node.op_type, node.name = "Constant", f"{name}_constant"
+            node.output.append(name)
             self._attribute("value", constant, node.attribute.add())
         known = {id(tensor) for tensor in (*function.inputs, *function.outputs)}
         described = False
@@ -219,49 +256,10 @@ class Writer:
         _imports(function, out.opset_import)
 
 
-def _homes(graph: gs.Graph) -> dict[int, list[gs.Constant]]:
-    """id(scope) -> the constants written there: in the scope that uses them, or where all their users can see them.
-
-    Gives a fresh name to a constant whose name would meet another value's.
-    """
-    result: dict[int, list[gs.Constant]] = {}
-    for root in (graph, *graph.functions):
-        taken: dict[str, int] = {}
-        homes: dict[int, tuple[gs.Constant, gs.Graph]] = {}
-
-        def claim(tensor: gs.Tensor, scope: gs.Graph, homes: Any = homes, root: gs.Graph = root) -> None:
-            if isinstance(tensor, gs.Constant):
-                known = homes.get(id(tensor))
-                if known is None:
-                    homes[id(tensor)] = (tensor, scope)
-                elif known[1] is not scope:
-                    homes[id(tensor)] = (tensor, root)
-
-        for scope in scopes(root, functions=False):
-            for tensor in scope.inputs:
-                taken.setdefault(tensor.name, id(tensor))
-            for node in scope.nodes:
-                for tensor in node.outputs:
-                    taken.setdefault(tensor.name, id(tensor))
-                for tensor in node.inputs:
-                    claim(tensor, scope)
-            for tensor in scope.outputs:
-                claim(tensor, scope)
-        results = {id(tensor) for tensor in root.outputs}
-        for constant, scope in homes.values():
-            owner = taken.setdefault(constant.name, id(constant))
-            if owner != id(constant) and id(constant) not in results:
-                constant.name = _free(constant.name, taken)
-                taken[constant.name] = id(constant)
-            result.setdefault(id(scope), []).append(constant)
-    return result
-
-
-def _free(stem: str, taken: dict[str, int]) -> str:
-    number = 1
-    while f"{stem}_{number}" in taken:
-        number += 1
-    return f"{stem}_{number}"
+@cache
+def _least_ir(number: int) -> int:
+    label = dtypes.name(number)
+    return max((version for mark, version in _LEAST_IR.items() if mark in label), default=0)
 
 
 def _is_described(tensor: gs.Tensor) -> bool:
@@ -273,12 +271,6 @@ def _is_described(tensor: gs.Tensor) -> bool:
 
 def _props(entries: dict[str, str]) -> Iterable[onnx.StringStringEntryProto]:
     return [onnx.StringStringEntryProto(key=key, value=value) for key, value in entries.items()]
-
-
-def _referred(kind: Any) -> int:
-    return {float: AttributeProto.FLOAT, int: AttributeProto.INT, str: AttributeProto.STRING}.get(
-        kind, kind if isinstance(kind, int) else AttributeProto.INTS
-    )
 
 
 def _imports(graph: gs.Graph, out: Any) -> None:
@@ -296,8 +288,6 @@ def _imports(graph: gs.Graph, out: Any) -> None:
 
 def node_to_proto(node: gs.Node) -> onnx.NodeProto:
     """One node as a message, without its lineage."""
-    writer = Writer.__new__(Writer)
-    writer.tensor, writer.homes, writer.needs = proto, {}, 4
     out = onnx.NodeProto()
-    writer._node(node, out)
+    Writer(gs.Graph())._node(node, out)
     return out

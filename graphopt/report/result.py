@@ -71,6 +71,8 @@ class Report:
     outputs: dict[str, list[str]] = field(default_factory=dict)
     """'model' -> the model file and its data file; 'engine' -> the engine file."""
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    """What a user should not overlook beside the status: plugins that could not be loaded."""
 
     @property
     def status(self) -> str:
@@ -100,6 +102,7 @@ class Report:
             "build": self.build,
             "outputs": self.outputs,
             "seconds": round(self.seconds, 3),
+            "warnings": self.warnings,
         }
 
 

@@ -18,6 +18,7 @@ from . import units
 from .result import Report
 
 _MOST_OPERATORS = 24
+_MOST_INPUTS = 4
 
 
 def render(report: Report, source: str, *, verbose: bool = False) -> RenderableType:
@@ -47,7 +48,7 @@ def plain_table(*columns: str, right: tuple[str, ...] = (), stretch: str = "") -
 
 def warnings(report: Report) -> list[str]:
     """What a user should not overlook, one line each."""
-    found: list[str] = []
+    found = list(report.warnings)
     check = report.verification
     if check is None:
         return found
@@ -67,16 +68,21 @@ def warnings(report: Report) -> list[str]:
 
 def headline(report: Report, source: str) -> Text:
     text = Text(Path(source).name, style="bold")
-    text.append(f"  opset {report.source.opset}", style="dim")
-    for name, kind in list(report.source.inputs.items())[:4]:
-        text.append(f"  {name}: {kind}", style="dim")
+    text.append(f"  opset {report.source.opset}", style="not bold dim")
+    ports = list(report.source.inputs.items())
+    for name, kind in ports[:_MOST_INPUTS]:
+        text.append(f"\n{name}: {kind}", style="not bold dim")
+    if len(ports) > _MOST_INPUTS:
+        text.append(f"\nand {len(ports) - _MOST_INPUTS} more inputs", style="not bold dim")
     return text
 
 
 def _sizes(report: Report) -> Table:
     table = plain_table("", "before", "after", "change", right=("before", "after", "change"))
     before, after = report.source, report.result
-    table.add_row("nodes", f"{before.node_count:,}", f"{after.node_count:,}", _colored(before.node_count, after.node_count))
+    table.add_row(
+        "nodes", f"{before.node_count:,}", f"{after.node_count:,}", _colored(before.node_count, after.node_count)
+    )
     table.add_row(
         "weights",
         units.size(before.weights_bytes),
@@ -97,7 +103,9 @@ def layers_note(report: Report) -> str:
     """Why the layers are not known, or ''."""
     for one, what in ((report.layers_after, "the result"), (report.layers_before, "the source")):
         if isinstance(one, str):
-            which = f" of {what}" if isinstance(report.layers_before, str) != isinstance(report.layers_after, str) else ""
+            which = (
+                f" of {what}" if isinstance(report.layers_before, str) != isinstance(report.layers_after, str) else ""
+            )
             return f"TensorRT layers{which} are not known: {' '.join(one.split())}"
     return ""
 
@@ -143,7 +151,9 @@ def _passes(report: Report, verbose: bool) -> RenderableType:
     table = plain_table("pass", "plugin", "changes", "time", right=("changes", "time"))
     for one in shown:
         style = "" if one.changes else "dim"
-        table.add_row(one.name, Text(one.plugin, style="dim"), f"{one.changes:,}", units.duration(one.seconds), style=style)
+        table.add_row(
+            one.name, Text(one.plugin, style="dim"), f"{one.changes:,}", units.duration(one.seconds), style=style
+        )
     return Group(table, rest) if rest.plain else table
 
 
@@ -162,7 +172,7 @@ def _verification(report: Report) -> RenderableType:
         return Text("Not compared with the source (--verify none).", style="yellow")
     parts: list[RenderableType] = [Text(verdict(check), style="green" if check.passed else "yellow")]
     if check.outputs:
-        table = plain_table("output", "shape", "difference", "allowed", "", right=("difference", "allowed"))
+        table = plain_table("output", "shape", "relative L2", "allowed", "", right=("relative L2", "allowed"))
         for one in check.outputs:
             table.add_row(
                 one.name,
@@ -182,10 +192,10 @@ def verdict(check: Verification) -> str:
     if check.status == "unverified":
         return "Unverified: the result could not be compared with its source."
     shapes = {shapes_text(one) for one in check.shapes_used}
-    samples = units.several(len(check.shapes_used), "random input" if len(shapes) == 1 else "input")
-    where = f", {len(shapes)} shapes" if len(shapes) > 1 else ""
+    inputs = units.several(len(check.shapes_used), "input")
+    where = f" of {len(shapes)} shapes" if len(shapes) > 1 else ""
     says = "Computes what its source computes" if check.passed else "Differs from its source"
-    return f"{says} ({samples}{where}, relative L2 difference, {units.duration(check.seconds)})."
+    return f"{says}: {inputs}{where}, {units.duration(check.seconds)}."
 
 
 def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -204,7 +214,7 @@ def profile_lines(build: Mapping[str, Any]) -> list[str]:
 
 def build_line(build: Mapping[str, Any]) -> str:
     return (
-        f"{units.size(build['bytes'])}, {units.several(build['layers'], 'layer')}, "
+        f"{units.several(build['layers'], 'layer')}, "
         f"built in {units.duration(build['seconds'])} by {build['backend']} {build['version']}"
     )
 
@@ -217,8 +227,10 @@ def _written(report: Report) -> list[RenderableType]:
     for path in report.outputs.get("model", []):
         parts.append(_file(path, units.size(Path(path).stat().st_size)))
     if report.build is not None:
-        parts.append(_file(report.build["engine"], build_line(report.build)))
-        parts += [Text(f"    {line}", style="dim") for line in profile_lines(report.build)]
+        parts.append(_file(report.build["engine"], units.size(report.build["bytes"])))
+        parts += [
+            Text(f"      {line}", style="dim") for line in (build_line(report.build), *profile_lines(report.build))
+        ]
     parts.append(Text(f"Done in {units.duration(report.seconds)}.", style="dim"))
     return parts
 

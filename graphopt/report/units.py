@@ -9,11 +9,10 @@ def size(count: int) -> str:
     """'10.8 MB', '512 bytes'; powers of 1000."""
     if count < 1000:
         return f"{count} bytes" if count != 1 else "1 byte"
-    value, unit = float(count), "bytes"
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.95:
-            break
+    value, power = count / 1000, 0
+    while value >= 999.95 and power < 3:
+        value, power = value / 1000, power + 1
+    unit = ("kB", "MB", "GB", "TB")[power]
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
 
 
@@ -36,7 +35,7 @@ def change(before: int, after: int) -> str:
         return f"+{after:,}"
     percent = (after - before) / before * 100
     if abs(percent) < 0.05:
-        return f"{sign(percent)}< 0.1 %"
+        return "< 0.1 %"
     return f"{sign(percent)}{abs(percent):.1f} %"
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 import graphopt
 from graphopt.ir import dtypes
-from graphopt.rewrite.spelling import is_standard
 from graphopt.rewrite.value import Value
 
 from .affine import foldable
@@ -160,24 +159,6 @@ class MergeClips(graphopt.Rule):
         return clip(op, x, max(a1, c1), min(max(b1, c1), d1), dtype)
 
 
-class RemoveReluOfPositive(graphopt.Rule):
-    """Relu(f(x)) = f(x) where f is Sigmoid, HardSigmoid, Softmax, Softplus, Exp, Sqrt or Abs."""
-
-    shared_inner = True
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        return op.Relu(x)
-
-    def rewrite(self, op: Any, x: Value) -> Any:
-        maker = x.producer
-        if maker is None or maker.op not in _POSITIVE or not is_standard(maker):
-            raise graphopt.Skip("x may be negative")
-        return x
-
-
-_POSITIVE = frozenset("Sigmoid HardSigmoid Softmax Softplus Exp Sqrt Abs".split())
-
-
 def gate(low: Value, high: Value, scale: float, dtype: Any) -> float:
     """m, where Clip(x, 0, m) * scale is Clip(x / m, 0, 1). Raises Skip where the gate does not end at 1."""
     least, most = number(low), number(high)
@@ -306,7 +287,6 @@ def graphopt_passes() -> list[Any]:
         MergeReluOfClip(),
         MergeClipOfRelu(),
         MergeClips(),
-        RemoveReluOfPositive(),
         FuseHardSigmoid(),
         FuseHardSigmoidTimes(),
         FuseHardSigmoidOfScaled(),

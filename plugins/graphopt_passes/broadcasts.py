@@ -34,6 +34,7 @@ def skip_expand(graph: gs.Graph, target: Target, model: Model) -> int:
                     if tensor is large:
                         user.inputs[slot] = source
                         changed += 1
+                edit.edited(user)
                 inherit(user, [user, node], "skip-expand")
         if changed:
             edit.prune([node])

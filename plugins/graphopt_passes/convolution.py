@@ -9,7 +9,7 @@ import numpy as np
 import graphopt
 from graphopt.rewrite.value import Array, Value
 
-from .affine import Affine, batch_norm, foldable, numbers, per_channel, reciprocal, scaled, shifted, whole_number
+from .affine import Affine, batch_norm, foldable, per_channel, reciprocal, scaled, shifted, whole_number
 
 
 class _AfterConv(graphopt.Rule):
@@ -201,7 +201,8 @@ class RemoveZeroBias(_AfterConv):
         return getattr(op, self.operator)(x, w, op.Const(b), attrs=conv)
 
     def rewrite(self, op: Any, x: Value, w: Value, b: Value, conv: dict[str, Any]) -> Any:
-        if numbers(b).any():
+        values = b.const
+        if values is None or values.any():
             raise graphopt.Skip("the bias is not zero")
         return getattr(op, self.operator)(x, w, **conv)
 

@@ -204,8 +204,7 @@ class _AfterMatMul(graphopt.Rule):
         if b is None:
             return y
         old = b.const
-        if old is None or _differ(b, w):
-            raise graphopt.Skip("the bias is of another dtype")
+        assert old is not None
         wide = old.astype(np.float64) * k
         if wide.size > max(old.size, _columns(w)):
             raise graphopt.Skip("the scaled bias would be larger")
@@ -218,11 +217,6 @@ class _AfterMatMul(graphopt.Rule):
         if (c.rank or 0) > 1 and (x.rank is None or x.rank < (c.rank or 0)):
             raise graphopt.Skip("the constant may raise the rank")
         return per_channel(c, max(c.rank or 0, 1), columns, axis=-1)
-
-
-def _differ(a: Value, b: Value) -> bool:
-    """Whether two values are not known to be of one dtype."""
-    return a.dtype is None or a.dtype != b.dtype
 
 
 class FoldMatmulMul(_AfterMatMul):

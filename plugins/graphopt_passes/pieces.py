@@ -185,6 +185,7 @@ def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
                 operands.append(tensor)
         if inner:
             node.inputs[:] = operands
+            edit.edited(node)
             inherit(node, [node, *inner], "merge-concats")
             edit.prune(inner)
             changes += len(inner)

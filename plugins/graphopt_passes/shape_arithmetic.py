@@ -126,6 +126,7 @@ class _Evaluation:
                 old = list(node.inputs[1].inputs)
                 node.inputs[1] = self.edit.constant(np.array(wanted, np.int64), f"{result.name}_shape")
                 node.attrs.pop("allowzero", None)
+                self.edit.edited(node)
                 self.edit.prune(old)
                 self.changes += 1
 

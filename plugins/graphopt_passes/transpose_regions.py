@@ -165,6 +165,7 @@ class _Region:
         for node in self.nodes:
             self._feed(node, turned, back)
             rearrange(node, perm, self.opset, edit)
+            edit.edited(node)
         for node, tensor in olds:
             self._hand_out(node, tensor, turned[id(tensor)], perm)
         edit.prune(sources)

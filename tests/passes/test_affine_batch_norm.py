@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from graphopt_passes.batch_norm import FoldAddIntoBn, FoldBnAdd, FoldBnMul, FoldMulIntoBn, MergeBns, graphopt_passes
 
 from graphopt.testing import apply, assert_unchanged, check_rule, model
-from graphopt_passes.batch_norm import FoldAddIntoBn, FoldBnAdd, FoldBnMul, FoldMulIntoBn, MergeBns, graphopt_passes
 
 V = np.linspace(0.5, 2.0, 4, dtype=np.float32)
 BN = {"s": (4,), "t": (4,), "m": (4,), "v": V}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from graphopt.testing import apply, assert_unchanged, check_rule, model
 from graphopt_passes.dense import (
     FoldBnIntoGemm,
     FoldGemmAdd,
@@ -20,6 +18,8 @@ from graphopt_passes.dense import (
     FoldMatmulDiv,
     FoldMatmulMul,
 )
+
+from graphopt.testing import apply, assert_unchanged, check_rule, model
 
 COLUMNS = np.linspace(1, 2, 5, dtype=np.float32)
 BN = {"s": (5,), "t": (5,), "m": (5,), "v": COLUMNS}
@@ -169,6 +169,30 @@ def test_the_bias_behind_matmul_may_be_of_any_shape():
 def test_matmul_stays(why, extra, out):
     dims = "3,3,4" if "batch" in why else "N,3,4"
     assert_unchanged(FoldMatmulMul(), matmul("c = MatMul(x, w) y = Mul(k, c)", dims, out, **extra))
+
+
+def test_a_product_with_a_vector_stays():
+    text = "g (float[3,4] x) => (float[3] y) { c = MatMul(x, w) y = Mul(c, k) }"
+    assert_unchanged(FoldMatmulMul(), model(text, weights={"w": (4,), "k": np.float32([2])}))
+
+
+def test_a_bias_that_the_scale_would_enlarge_stays():
+    """3 numbers, one per row, would become 15."""
+    body = "a = MatMul(x, w) c = Add(a, b) y = Mul(c, k)"
+    assert_unchanged(FoldMatmulAddMul(), matmul(body, "3,4", "3,5", b=np.ones((3, 1), np.float32)))
+
+
+def test_inside_a_function_an_alpha_that_is_its_parameter_stays():
+    text = """<ir_version: 10, opset_import: ["" : 17, "f" : 1]>
+        g (float[3,2] x) => (float[3,1] y) { y = f.block <a = 2.0> (x) }
+        <domain: "f", opset_import: ["" : 17]>
+        block <a> (x) => (y) {
+            w = Constant<value = float[2,1] {3.0, 5.0}>()
+            k = Constant<value_float = 2.0>()
+            c = Gemm<alpha: float = @a>(x, w)
+            y = Mul(c, k)
+        }"""
+    assert_unchanged(FoldGemmMul(), text)
 
 
 def test_a_product_of_integers_stays():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from graphopt.testing import apply, assert_unchanged, check_rule, model
 from graphopt_passes.convolution import (
     FoldConvAdd,
     FoldConvBn,
@@ -25,6 +23,9 @@ from graphopt_passes.convolution import (
     RemoveZeroBiasOfConvTranspose,
     graphopt_passes,
 )
+from onnx import numpy_helper
+
+from graphopt.testing import apply, assert_unchanged, check_rule, model
 
 BN = {"s": (6,), "t": (6,), "m": (6,), "v": np.linspace(0.5, 2.0, 6, dtype=np.float32)}
 CONV = {"w": (6, 4, 3, 3), "b": (6,)}
@@ -42,9 +43,7 @@ def operators(proto):
 
 def weights_of(proto):
     arrays = {one.name: one for one in proto.graph.initializer}
-    from onnx.numpy_helper import to_array
-
-    return [to_array(arrays[name]) if name in arrays else None for name in proto.graph.node[0].input[1:]]
+    return [numpy_helper.to_array(arrays[name]) for name in proto.graph.node[0].input[1:]]
 
 
 # -- BatchNormalization --------------------------------------------------------------------------------------------
@@ -58,7 +57,7 @@ def test_batch_norm_behind_conv_becomes_its_weights():
 def test_the_folded_weights_are_the_equation():
     w, k, t, m = np.float32([[[3.0]], [[5.0]]]), np.float32([2, 4]), np.float32([1, 1]), np.float32([10, 20])
     before = model(
-        "g (float[1,1,8] x) => (float[1,2,8] y) { c = Conv(x, w) y = BatchNormalization<epsilon = 3.0>(c, s, t, m, v) }",
+        "g (float[1,1,8] x) => (float[1,2,8] y) { c = Conv(x, w) y = BatchNormalization<epsilon=3.0>(c, s, t, m, v) }",
         weights={"w": w, "s": k, "t": t, "m": m, "v": np.float32([1, 13])},
     )
     new_w, new_b = weights_of(check_rule(FoldConvBn(), before, fires=1))
@@ -71,9 +70,8 @@ def test_attributes_of_the_convolution_stay():
         {} Conv<strides = [2, 1], pads = [1, 0, 0, 2], dilations = [1, 2], group = 2>(x, w) {}
     }}"""
     source = model(text.format("c =", "y = BatchNormalization(c, s, t, m, v)"), weights={"w": (6, 2, 3, 3), **BN})
-    wanted = ["strides", "pads", "dilations", "group"]
     result = check_rule(FoldConvBn(), source, fires=1)
-    assert {a.name: a for a in result.graph.node[0].attribute}.keys() == {*wanted}
+    assert {a.name for a in result.graph.node[0].attribute} == {"strides", "pads", "dilations", "group"}
 
 
 def test_the_output_keeps_its_name():
@@ -88,9 +86,8 @@ def test_behind_the_folded_norm_relu_follows_the_convolution():
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 14, 15, 17, 21, 22])
 def test_batch_norm_of_every_opset(opset):
-    assert operators(check_rule(FoldConvBn(), conv("y = BatchNormalization(c, s, t, m, v)", opset=opset, **BN))) == [
-        "Conv"
-    ]
+    source = conv("y = BatchNormalization(c, s, t, m, v)", opset=opset, **BN)
+    assert operators(check_rule(FoldConvBn(), source)) == ["Conv"]
 
 
 def test_batch_norm_of_opset_6_says_that_it_is_a_test():
@@ -155,6 +152,12 @@ def test_large_weights_with_other_readers_are_not_copied():
     assert_unchanged(FoldConvMul(), model(text, weights={"w": (1024, 512, 1, 1), "k": np.float32([[[3.0]]])}))
 
 
+def test_weights_beyond_64_mib_are_not_scaled():
+    text = "g (float[1,4100,1] x) => (float[1,4100,1] y) { c = Conv(x, w) y = Mul(c, k) }"
+    source = model(text, weights={"w": np.ones((4100, 4100, 1), np.float32), "k": np.float32(2)})
+    assert_unchanged(FoldConvMul(), source)
+
+
 def test_a_shift_copies_no_weights():
     text = """g (float[1,4,9,9] x) => (float[1,6,7,7] y, float[1,6,7,7] z) {
         c = Conv(x, w) y = Add(c, k) z = Conv(x, w)
@@ -182,6 +185,39 @@ def test_inside_an_if():
         >
     }"""
     check_rule(FoldConvBn(), model(text, weights={**CONV, **BN}), fires=1)
+
+
+def function(body: str):
+    """A model that calls a function with the attributes g = 2 and e = 0.1; its constants are nodes."""
+    return f"""<ir_version: 10, opset_import: ["" : 17, "f" : 1]>
+        g (float[1,2,4] x) => (float[1,2,4] y) {{ y = f.block <g = 2, e = 0.1> (x) }}
+        <domain: "f", opset_import: ["" : 17]>
+        block <g, e> (x) => (y) {{
+            w = Constant<value = float[2,1,1] {{3.0, 5.0}}>()
+            s = Constant<value = float[2] {{1.0, 2.0}}>()
+            v = Constant<value = float[2] {{1.0, 4.0}}>()
+            k = Constant<value = float[2,1] {{1.0, 4.0}}>()
+            {body}
+        }}"""
+
+
+def test_inside_a_function_its_parameters_stay():
+    body = "c = Conv<group: int = @g>(x, w) y = BatchNormalization(c, s, s, s, v)"
+    result = check_rule(FoldConvBn(), function(body), fires=1)
+    conv = next(node for node in result.functions[0].node if node.op_type == "Conv")
+    assert [(a.name, a.ref_attr_name) for a in conv.attribute] == [("group", "g")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "body"),
+    [
+        (FoldConvBn(), "c = Conv<group = 2>(x, w) y = BatchNormalization<epsilon: float = @e>(c, s, s, s, v)"),
+        (FoldConvBn(), "c = Conv<group = 2>(x, w) y = BatchNormalization<training_mode: int = @g>(c, s, s, s, v)"),
+        (FoldConvTransposeMul(), "c = ConvTranspose<group: int = @g>(x, w) y = Mul(c, k)"),
+    ],
+)
+def test_parameters_of_a_function_that_a_rule_must_know_stop_it(rule, body):
+    assert_unchanged(rule, function(body))
 
 
 # -- one constant per output channel -------------------------------------------------------------------------------
@@ -253,13 +289,8 @@ def test_below_opset_7_a_vector_without_axis_belongs_to_the_last():
 )
 @pytest.mark.parametrize("rule", [FoldConvMul(), FoldConvAdd(), FoldConvSub(), FoldConvSubFrom(), FoldConvDiv()])
 def test_other_constants_stay(why, k, output, rule):
-    behind = {
-        "fold-conv-mul": "Mul(c, k)",
-        "fold-conv-add": "Add(c, k)",
-        "fold-conv-sub": "Sub(c, k)",
-        "fold-conv-sub-from": "Sub(k, c)",
-        "fold-conv-div": "Div(c, k)",
-    }[rule.name]
+    operator = rule.name.split("-")[2].capitalize()
+    behind = f"{operator}(k, c)" if rule.name.endswith("from") else f"{operator}(c, k)"
     assert_unchanged(rule, conv(f"y = {behind}", output=output, k=k.astype(np.float32)))
 
 

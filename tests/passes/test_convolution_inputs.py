@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from graphopt.testing import assert_unchanged, check_rule, model
 from graphopt_passes.conv_inputs import (
     FoldAddIntoConv,
     FoldBnIntoConv,
@@ -16,6 +14,8 @@ from graphopt_passes.conv_inputs import (
     FoldSubIntoConv,
     MoveScaleIntoPaddedConv,
 )
+
+from graphopt.testing import assert_unchanged, check_rule, model
 
 BN = {"s": (4,), "t": (4,), "m": (4,), "v": np.linspace(0.5, 2.0, 4, dtype=np.float32)}
 PER_CHANNEL = np.linspace(1, 2, 4, dtype=np.float32).reshape(4, 1, 1)
@@ -107,7 +107,9 @@ def test_a_constant_that_broadcasts_the_channels_stays():
 
 def test_a_constant_that_raises_the_rank_stays():
     text = "g (float[4,9,9] x) => (float[1,6,9,9] y) { c = Mul(x, k) y = Conv(c, w) }"
-    assert_unchanged(FoldMulIntoConv(), model(text, weights={"w": (6, 4, 1, 1), "k": np.ones((1, 1, 1, 1), np.float32)}))
+    assert_unchanged(
+        FoldMulIntoConv(), model(text, weights={"w": (6, 4, 1, 1), "k": np.ones((1, 1, 1, 1), np.float32)})
+    )
 
 
 def test_division_by_zero_stays():
@@ -153,6 +155,11 @@ def test_the_scale_of_a_map_before_padding_folds(attrs, s, t):
 def test_the_scale_stays(why, s, attrs):
     source = before_conv("a = Mul(x, s) c = Add(a, t)", attrs, s=np.float32(s), t=np.float32(3))
     assert_unchanged(MoveScaleIntoPaddedConv(), source)
+
+
+def test_a_map_that_broadcasts_as_before_opset_7_stays():
+    maps = "a = Mul<broadcast = 1>(x, s) c = Add<broadcast = 1>(a, s)"
+    assert_unchanged(MoveScaleIntoPaddedConv(), before_conv(maps, PADDED, s=np.float32([2]), opset=6))
 
 
 # -- ConvTranspose -------------------------------------------------------------------------------------------------

@@ -1,17 +1,17 @@
-"""Whatever the rank, groups, dtype and constants: where a rule fires, the numbers stay; where it does not, the model."""
+"""Whatever the rank, groups, dtype and constants: the numbers stay."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from graphopt_passes import batch_norm, conv_inputs, convolution, dense
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from graphopt.testing import apply
-from graphopt_passes import batch_norm, conv_inputs, convolution, dense
 
 BOUND = {np.float16: 4e-3, np.float32: 2e-6, np.float64: 1e-14}
 """Relative L2 error of outputs that are not close to zero: a few roundings of each dtype."""

@@ -45,6 +45,17 @@ class TestMergeSlices:
         )
 
     @pytest.mark.parametrize(
+        ("first", "second", "start", "end"), [(2, 9, 0, 2), (5, 1, 0, 1), (END, END, 3, END), (9, END, 3, 9)]
+    )
+    def test_the_nearer_end_counts_though_the_size_is_unknown(self, first, second, start, end):
+        check_rule(
+            pieces.MergeSlices(),
+            slices(([0], [first], [0], [1]), ([start], [second], [0], [1]), x="N", y="M"),
+            f"""g (float[N] x) => (float[M] y) <int64[1] s={{{start}}}, int64[1] e={{{end}}}, int64[1] a={{0}}> {{
+                v = Relu(x) w = Slice(v, s, e, a) y = Neg(w) }}""",
+        )
+
+    @pytest.mark.parametrize(
         ("first", "second"),
         [
             (([-5], [END], [0], [1]), ([1], [3], [0], [1])),
@@ -240,7 +251,9 @@ class TestGatherInstead:
             "g (float[A,B] x) => (float[A] y) <int64 i={-1}> { y = Gather<axis=1>(x, i) }",
         )
 
-    @pytest.mark.parametrize(("s", "e", "z"), [(0, 2, 1), (1, 2, 0)], ids=["two places", "another axis"])
+    @pytest.mark.parametrize(
+        ("s", "e", "z"), [(0, 2, 1), (1, 2, 0), (-1, 0, 1)], ids=["two places", "another axis", "no place"]
+    )
     def test_anything_else_stays(self, s, e, z):
         text = f"""g (float[1,2] x) => (int64 y)
             <int64[1] s={{{s}}}, int64[1] e={{{e}}}, int64[1] a={{1}}, int64[1] z={{{z}}}> {{

@@ -136,8 +136,14 @@ class TestProducts:
 
     @pytest.mark.parametrize(
         ("x", "bias"),
-        [("float[N,3]", (4, 5)), ("float[N,3]", (1, 1, 5)), ("float[M,N,3]", (5,)), ("float[3]", (5,))],
-        ids=["may enlarge the rows", "raises the rank", "rank 3", "a vector"],
+        [
+            ("float[N,3]", (4, 5)),
+            ("float[N,3]", (3, 5)),
+            ("float[N,3]", (1, 1, 5)),
+            ("float[M,N,3]", (5,)),
+            ("float[3]", (5,)),
+        ],
+        ids=["may enlarge the rows", "is as long as the columns", "raises the rank", "rank 3", "a vector"],
     )
     def test_another_rank_or_bias_stays(self, x, bias):
         text = f"g ({x} x) => (int64 y) {{ t = MatMul(x, w) u = Add(t, b) y = Size(u) }}"
@@ -166,6 +172,10 @@ class TestProducts:
             ),
             model("g (float[3,N] x) => (float[N,5] y) { y = Gemm<transA=1, alpha=0.5>(x, w, b) }", weights=W),
         )
+
+    def test_a_bias_that_may_enlarge_the_rows_stays(self):
+        text = "g (float[3,N] x) => (int64 y) { t = Gemm<transA=1>(x, w) u = Add(t, b) y = Size(u) }"
+        assert_unchanged(matrix_products.AddIntoGemm(), model(text, weights={"w": (3, 5), "b": (3, 5)}))
 
     def test_transposed_matrices_are_flags(self):
         left = "g (float[3,N] x) => (float[N,5] y) { t = Transpose<perm=[1,0]>(x) y = %s }"

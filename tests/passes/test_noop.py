@@ -104,6 +104,11 @@ STAYS = {
         "t = Slice(x, s, e, a, b)",
         "int64[1] s = {3}, int64[1] e = {-5}, int64[1] a = {2}, int64[1] b = {-1}",
     ),
+    "every second": (
+        noop.RemoveFullSlice(),
+        "t = Slice(x, s, e, a, b)",
+        "int64[1] s = {0}, int64[1] e = {9223372036854775807}, int64[1] a = {2}, int64[1] b = {2}",
+    ),
     "slice to before the end": (
         noop.RemoveFullSlice(),
         "t = Slice(x, s, e, a)",

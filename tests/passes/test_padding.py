@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from graphopt_passes.padding import FoldPadIntoAveragePool, FoldPadIntoConv, FoldPadIntoMaxPool
 from onnx import TensorProto, helper
 
 from graphopt.testing import assert_unchanged, check_rule, model
-from graphopt_passes.padding import FoldPadIntoAveragePool, FoldPadIntoConv, FoldPadIntoMaxPool
 
 INF = np.float32(-np.inf)
 
@@ -166,6 +166,31 @@ def test_a_clip_from_zero_is_not_negative():
 )
 def test_pad_before_a_maximum_stays(why, before, attrs, pads, value):
     assert_unchanged(FoldPadIntoMaxPool(), padded(MAX.format(attrs), pads, before=before, value=value))
+
+
+def test_integers_stay():
+    """Abs(-128) = -128 in int8."""
+    text = f"g (int8[1,4,9,9] x) => (int8[1,4,5,5] y) {{ r = Abs(x) c = Pad(r, p) y = {MAX.format('')} }}"
+    assert_unchanged(FoldPadIntoMaxPool(), model(text, weights={"p": np.asarray(SPATIAL)}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "body"),
+    [
+        (FoldPadIntoConv(), "c = Pad(x, p) y = Conv<pads: ints = @q>(c, w)"),
+        (FoldPadIntoAveragePool(), "c = Pad(x, p) y = AveragePool<kernel_shape: ints = @q>(c)"),
+    ],
+)
+def test_parameters_of_a_function_stay(rule, body):
+    text = f"""<ir_version: 10, opset_import: ["" : 17, "f" : 1]>
+        g (float[1,1,5] x) => (float[1,1,A] y) {{ y = f.block <q = [2, 2]> (x) }}
+        <domain: "f", opset_import: ["" : 17]>
+        block <q> (x) => (y) {{
+            p = Constant<value_ints = [0, 0, 1, 0, 0, 1]>()
+            w = Constant<value = float[1,1,2] {{1.0, 2.0}}>()
+            {body}
+        }}"""
+    assert_unchanged(rule, text)
 
 
 def test_indices_that_are_read_stay():

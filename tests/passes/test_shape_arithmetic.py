@@ -252,6 +252,15 @@ class TestOnceOnly:
                 s = Shape(x) a = Gather(s, i0) y = Add(a, a) }""",
         )
 
+    def test_not_from_what_went_with_a_shape_that_became_constant(self):
+        check(
+            """g (float[N,8,8] x) => (float[N,64] y, int64[3] z) {
+                s = Shape(x) a = Slice(s, v0, v1) t = Concat<axis=0>(a, c64)
+                y = Reshape(x, t) u = Shape(x) z = Abs(u) }""",
+            """g (float[N,8,8] x) => (float[N,64] y, int64[3] z) <int64[2] t = {-1, 64}> {
+                y = Reshape(x, t) u = Shape(x) z = Abs(u) }""",
+        )
+
     def test_unequal_symbols_are_not(self):
         unchanged(
             """g (float[N,M] x, float[L,K] z) => (int64 y) {

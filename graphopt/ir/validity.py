@@ -1,0 +1,142 @@
+"""What a node must have before a pass may look at it: operands, attribute types and bodies as its operator says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto
+
+from graphopt.errors import ModelError
+
+from .graph import extras, peek, scopes, subgraphs
+
+
+class Form(NamedTuple):
+    """An operator at one opset."""
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    needs: tuple[bool, ...]
+    """For each formal input whether it must be given."""
+    kinds: dict[str, int]
+    required: tuple[str, ...]
+
+
+class Forms:
+    """The operators that one list of opset imports gives; unknown ones (custom, or newer than onnx) are not checked."""
+
+    def __init__(self, imports: Iterable[Any]) -> None:
+        self._versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}
+        self._known: dict[tuple[str, str], Form | None] = {}
+
+    def _form(self, op: str, domain: str) -> Form | None:
+        domain = "" if domain == "ai.onnx" else domain
+        version = self._versions.get(domain, 1)
+        if not 0 < version < 1 << 31 or not onnx.defs.has(op, version, domain):
+            return None
+        schema = onnx.defs.get_schema(op, version, domain)
+        single = onnx.defs.OpSchema.FormalParameterOption.Single
+        return Form(
+            (schema.min_input, schema.max_input),
+            (schema.min_output, schema.max_output),
+            tuple(formal.option == single for formal in schema.inputs),
+            {name: int(attribute.type.value) for name, attribute in schema.attributes.items()},  # type: ignore[attr-defined]
+            tuple(name for name, attribute in schema.attributes.items() if attribute.required),
+        )
+
+    def check(self, proto: onnx.NodeProto, inputs: list[gs.Tensor], outputs: list[gs.Tensor], where: str) -> None:
+        """Raises ModelError where a node does not fit its operator."""
+        op, domain = proto.op_type, proto.domain
+        key = op, domain
+        if key not in self._known:
+            self._known[key] = self._form(op, domain)
+        form = self._known[key]
+        if form is None:
+            return
+        wrong = ""
+        if not form.inputs[0] <= len(inputs) <= form.inputs[1]:
+            wrong = f"it has {len(inputs)} inputs, its operator takes {_range(form.inputs)}"
+        elif not form.outputs[0] <= len(outputs) <= form.outputs[1]:
+            wrong = f"it has {len(outputs)} outputs, its operator gives {_range(form.outputs)}"
+        elif any(need and not tensor.name for need, tensor in zip(form.needs, inputs, strict=False)):
+            wrong = "an input that its operator needs is left out"
+        elif form.kinds:
+            given = {attribute.name: attribute.type for attribute in proto.attribute}
+            for name, kind in given.items():
+                if form.kinds.get(name, kind) != kind:
+                    kinds = AttributeProto.AttributeType
+                    wrong = f"attribute {name!r} is {kinds.Name(kind)}, it must be {kinds.Name(form.kinds[name])}"
+            for name in form.required:
+                if name not in given:
+                    wrong = f"it lacks the attribute {name!r}"
+        if wrong:
+            raise ModelError(wrong, where=f"{where}, node {label(proto)}")
+
+
+def _range(ends: tuple[int, int]) -> str:
+    low, high = ends
+    return str(low) if low == high else f"{low} to {high}" if high < 1 << 30 else f"{low} or more"
+
+
+def label(proto: onnx.NodeProto) -> str:
+    """A node in a message: its name, if it has one, and its operator."""
+    return f"{proto.name!r} ({proto.op_type})" if proto.name else f"({proto.op_type})"
+
+
+def check_bodies(node: gs.Node, where: str) -> None:
+    """Raises ModelError where a body's inputs and outputs do not fit the control-flow node that holds it."""
+    if node.domain not in (None, "", "ai.onnx") or node.op not in ("If", "Loop"):
+        return
+    turns = node.op == "Loop"
+    for body in subgraphs(node):
+        inputs = len(node.inputs) if turns else 0
+        outputs = len(node.outputs) + turns
+        if len(body.inputs) != inputs or len(body.outputs) < outputs or (not turns and len(body.outputs) != outputs):
+            raise ModelError(
+                f"its body has {len(body.inputs)} inputs and {len(body.outputs)} outputs, not {inputs} and {outputs}",
+                where=where,
+            )
+
+
+def check_text(names: Iterable[Any], where: str) -> None:
+    """Raises ModelError for names that are no UTF-8: protobuf gives them as bytes."""
+    for name in names:
+        if type(name) is bytes:
+            raise ModelError(f"the name {name!r} is no valid text", where=where)
+
+
+def check_imports(imports: Iterable[Any], where: str) -> None:
+    """Raises ModelError for opset imports that name no domain or no version."""
+    for entry in imports:
+        check_text((entry.domain,), where)
+        if not 0 <= entry.version < 1 << 31:
+            raise ModelError(f"domain {entry.domain!r} has version {entry.version}", where=where)
+
+
+def prose(text: Any) -> str:
+    """Text for people, whatever bytes it is made of."""
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+
+
+def check_calls(functions: list[gs.Function]) -> None:
+    """Raises ModelError where two functions have one name, or functions call each other in a circle."""
+    import networkx as nx
+
+    known = [(function.domain or "", function.name, extras(function).overload) for function in functions]
+    if len(set(known)) != len(known):
+        raise ModelError(f"function {next(one for one in known if known.count(one) > 1)[1]!r} is defined twice")
+    calls = nx.DiGraph()
+    calls.add_nodes_from(known)
+    for caller, function in zip(known, functions, strict=True):
+        for scope in scopes(function, functions=False):
+            for node in scope.nodes:
+                entry = peek(node)
+                called = (node.domain or "", node.op, entry.overload if entry is not None else "")
+                if called in calls:
+                    calls.add_edge(caller, called)
+    if not nx.is_directed_acyclic_graph(calls):
+        cycle = nx.find_cycle(calls)
+        raise ModelError(f"functions call each other in a circle: {' -> '.join(edge[0][1] for edge in cycle)}")

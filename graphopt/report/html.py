@@ -1,0 +1,202 @@
+"""The report of a run as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from graphopt import __version__
+from graphopt.backends.protocol import NetworkInfo
+from graphopt.rewrite.worklist import Fired
+
+from . import units
+from .result import Report
+from .style import CSS
+from .text import build_line, layers_note, operator_rows, profile_lines, verdict, warnings
+
+Cell = str | int | tuple[str, str]
+"""Text, a number, or (text, CSS class)."""
+
+
+def page(report: Report, source: str) -> str:
+    """A whole HTML document."""
+    name = Path(source).name
+    sections = [
+        _header(report, name),
+        _cards(report),
+        *(_note(text) for text in warnings(report)),
+        _verification(report),
+        _engine(report),
+        _refused(report),
+        _operators(report),
+        _layers(report),
+        _passes(report.passes),
+        _files(report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(name)}: graphopt report</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, sections))
+        + f"\n<footer>graphopt {__version__}, {units.duration(report.seconds)}</footer>\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(report: Report, name: str) -> str:
+    ports = "".join(
+        f"<li><span>{kind}</span> <code>{escape(port)}</code> {escape(words)}</li>"
+        for kind, some in (("in", report.source.inputs), ("out", report.source.outputs))
+        for port, words in some.items()
+    )
+    status = f'<span class="status {report.status}">{report.status}</span>'
+    return (
+        f"<header><h1>{escape(name)} {status}</h1>\n<ul class=ports>{ports}"
+        f"<li><span>opset</span> {report.source.opset}</li></ul></header>"
+    )
+
+
+def _cards(report: Report) -> str:
+    before, after = report.source, report.result
+    cards = [
+        _card("Nodes", f"{before.node_count:,}", f"{after.node_count:,}", before.node_count, after.node_count),
+        _card(
+            "Weights",
+            units.size(before.weights_bytes),
+            units.size(after.weights_bytes),
+            before.weights_bytes,
+            after.weights_bytes,
+        ),
+    ]
+    old, new = report.layers_before, report.layers_after
+    if isinstance(old, NetworkInfo) and isinstance(new, NetworkInfo):
+        cards.append(_card("TensorRT layers", f"{old.layers:,}", f"{new.layers:,}", old.layers, new.layers))
+    return f"<section class=cards>{''.join(cards)}</section>{_remark(layers_note(report))}"
+
+
+def _card(title: str, old: str, new: str, before: int, after: int) -> str:
+    width = min(100.0, 100 * after / before) if before else 100.0
+    mood = _mood(before, after)
+    return (
+        f"<div class=card><h2>{title}</h2><p><del>{old}</del> <b>{new}</b> "
+        f'<span class="{mood}">{units.change(before, after)}</span></p>'
+        f'<div class=bar><i style="width:{width:.1f}%"></i></div></div>'
+    )
+
+
+def _verification(report: Report) -> str:
+    check = report.verification
+    if check is None:
+        return _section("Verification", "<p class=bad>Not compared with the source (--verify none).</p>")
+    rows: list[Sequence[Cell]] = [
+        (
+            (one.name, "code"),
+            f"{one.dtype} {units.dims(one.shape)}",
+            (units.error(one.relative_l2), "number"),
+            (units.error(one.tolerance) if one.tolerance else "exact", "number"),
+            ("ok", "good") if one.ok else ("differs", "bad"),
+        )
+        for one in check.outputs
+    ]
+    table = _table(("output", "shape", "relative L2", "allowed", ""), rows) if rows else ""
+    notes = "".join(_remark(note) for note in check.notes)
+    mood = "good" if check.passed else "bad"
+    return _section("Verification", f"<p class={mood}>{escape(verdict(check))}</p>{table}{notes}")
+
+
+def _engine(report: Report) -> str:
+    if report.build is None:
+        return ""
+    size = units.size(report.build["bytes"])
+    lines = [escape(f"{size}, {build_line(report.build)}"), *(escape(line) for line in profile_lines(report.build))]
+    log = "\n".join(report.build["log"])
+    details = f"<details><summary>Builder's log</summary><pre>{escape(log)}</pre></details>" if log else ""
+    body = "".join(f"<p>{line}</p>" for line in lines)
+    return _section("Engine", f"<p><code>{escape(report.build['engine'])}</code></p>{body}{details}")
+
+
+def _refused(report: Report) -> str:
+    rows: list[Sequence[Cell]] = [
+        ((one["pass"], "code"), one["plugin"], (one["node"] or "(whole graph)", "code"), one["why"])
+        for one in report.refused
+    ]
+    return _section("Taken back", _table(("pass", "plugin", "node", "because"), rows)) if rows else ""
+
+
+def _operators(report: Report) -> str:
+    rows = operator_rows(report.source.nodes, report.result.nodes)
+    if not rows:
+        return _section("Nodes by operator", "<p>No operator appears more or less often than before.</p>")
+    return _section("Nodes by operator", _counts("operator", rows))
+
+
+def _layers(report: Report) -> str:
+    old, new = report.layers_before, report.layers_after
+    if not (isinstance(old, NetworkInfo) and isinstance(new, NetworkInfo)):
+        return ""
+    rows = operator_rows(old.layer_types, new.layer_types)
+    return _section("TensorRT layers by type", _counts("type", rows)) if rows else ""
+
+
+def _counts(what: str, rows: Iterable[tuple[str, int, int]]) -> str:
+    cells: list[Sequence[Cell]] = [
+        (op, old, new, (units.difference(old, new), f"number {_mood(old, new)}")) for op, old, new in rows
+    ]
+    return _table((what, "before", "after", "change"), cells)
+
+
+def _passes(passes: Sequence[Fired]) -> str:
+    def row(one: Fired) -> Sequence[Cell]:
+        return ((one.name, "code"), one.plugin, one.changes, (units.duration(one.seconds), "number"), one.doc)
+
+    head = ("pass", "plugin", "changes", "time", "equation")
+    busy = [row(one) for one in passes if one.changes]
+    idle = [row(one) for one in passes if not one.changes]
+    rest = units.several(len(idle), "other pass", "other passes")
+    more = f"<details><summary>{rest} found nothing to do</summary>{_table(head, idle)}</details>" if idle else ""
+    return _section("Passes", (_table(head, busy) if busy else "<p>No pass changed anything.</p>") + more)
+
+
+def _files(report: Report) -> str:
+    rows: list[Sequence[Cell]] = [
+        (kind, (path, "code"), (units.size(Path(path).stat().st_size), "number"))
+        for kind, paths in report.outputs.items()
+        for path in paths
+        if Path(path).exists()
+    ]
+    return _section("Files written", _table(("", "file", "size"), rows)) if rows else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def _note(text: str) -> str:
+    return f"<p class=warning>{escape(text)}</p>"
+
+
+def _remark(text: str) -> str:
+    return f"<p class=remark>{escape(text)}</p>" if text else ""
+
+
+def _mood(before: int, after: int) -> str:
+    return "good" if after < before else "more" if after > before else "same"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    names = "".join(f"<th{' class=number' if name in _NUMBERS else ''}>{escape(name)}</th>" for name in head)
+    return f"<div class=scroll><table><thead><tr>{names}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
+
+
+_NUMBERS = frozenset({"before", "after", "change", "changes", "time", "relative L2", "allowed", "size"})
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, int):
+        return f"<td class=number>{cell:,}</td>"
+    text, kind = (cell, "") if isinstance(cell, str) else cell
+    if kind == "code":
+        return f"<td><code>{escape(text)}</code></td>"
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
