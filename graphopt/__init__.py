@@ -73,7 +73,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    found = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -142,18 +142,38 @@ class Links(SynchronizedList):  # type: ignore[misc]
 
     def __setitem__(self, index: Any, elem: Any) -> None:
         if isinstance(index, slice):
-            for old in self[index]:
+            gone, fresh = self[index], list(elem)
+            list.__setitem__(self, index, fresh)
+            for old in gone:
                 self._remove_from_elem(old)
-            list.__setitem__(self, index, elem)
-            for new in self[index]:
+            for new in fresh:
                 self._add_to_elem(new)
             self._slots = None
             return
         old = self[index]
         super().__setitem__(index, elem)
-        if self._slots is not None and index >= 0:
+        if self._slots is None:
+            return
+        if self._length == len(self) and index in self._slots.get(id(old), ()):
             self._slots[id(old)].remove(index)
             self._slots.setdefault(id(elem), []).append(index)
+        else:
+            self._slots = None
+
+    def insert(self, i: Any, x: gs.Tensor) -> None:
+        self._slots = None
+        super().insert(i, x)
+
+    def pop(self, i: Any = -1) -> gs.Tensor:
+        self._slots = None
+        return super().pop(i)
+
+    def remove(self, x: gs.Tensor) -> None:
+        del self[self.index(x)]
+
+    def clear(self) -> None:
+        self._slots = None
+        super().clear()
 
     def slots(self, tensor: gs.Tensor) -> list[int]:
         """Where the tensor stands in the list; found without a search in a long one."""

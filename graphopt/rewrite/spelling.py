@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from graphopt.ir import shapes
+from graphopt.ir import dtypes, shapes
 
 
 class Moved(NamedTuple):
@@ -67,7 +67,7 @@ def attribute_operand(node: gs.Node, entry: Moved) -> np.ndarray[Any, Any] | Non
     value = node.attrs.get(entry.attribute)
     if value is None or isinstance(value, gs.Node.AttributeRef):
         return None
-    dtype = node.inputs[0].dtype if entry.dtype == "like" else np.dtype(entry.dtype)
+    dtype = dtypes.of(node.inputs[0]) if entry.dtype == "like" else np.dtype(entry.dtype)
     values = [value] if entry.attribute == "k" else value
     return np.asarray(values, dtype if dtype is not None else np.float32)
 

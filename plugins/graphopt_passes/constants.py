@@ -146,22 +146,27 @@ def _evaluate(nodes: list[gs.Node], home: gs.Graph, model: Model) -> dict[int, n
 
 
 def _one_by_one(nodes: list[gs.Node], home: gs.Graph) -> dict[int, np.ndarray[Any, Any]]:
-    from onnx.reference import ReferenceEvaluator
-
     known: dict[int, np.ndarray[Any, Any]] = {}
     for node in nodes:
         if not all(not t.name or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs):
             continue
         outputs = [tensor for tensor in node.outputs if tensor.name]
         proto = _model([node], outputs, home, known)
-        names = [tensor.name for tensor in outputs]
-        for run in (_run, lambda m, n: ReferenceEvaluator(m).run(n, {})):
-            try:
-                known.update(zip(map(id, outputs), run(proto, names), strict=True))
-                break
-            except Exception:  # noqa: S112 - what no evaluator can run stays in the graph
-                continue
+        values = _first_that_runs(proto, [tensor.name for tensor in outputs])
+        known.update(zip(map(id, outputs), values, strict=False))
     return known
+
+
+def _first_that_runs(proto: onnx.ModelProto, names: list[str]) -> list[np.ndarray[Any, Any]]:
+    """The values from onnxruntime or the reference evaluator; none where neither knows the operator."""
+    from onnx.reference import ReferenceEvaluator
+
+    for evaluate in (_run, lambda m, n: [np.asarray(value) for value in ReferenceEvaluator(m).run(n, {})]):
+        try:
+            return evaluate(proto, names)
+        except Exception:
+            continue
+    return []
 
 
 def _run(proto: onnx.ModelProto, names: list[str]) -> list[np.ndarray[Any, Any]]:
@@ -190,7 +195,9 @@ def _model(
             elif id(tensor) in known and tensor.name not in initializers:
                 initializers[tensor.name] = numpy_helper.from_array(known[id(tensor)], tensor.name)
     outputs = [_output(tensor) for tensor in wanted]
-    graph = helper.make_graph([node_to_proto(node) for node in nodes], "constants", [], outputs, initializers.values())
+    graph = helper.make_graph(
+        [node_to_proto(node) for node in nodes], "constants", [], outputs, list(initializers.values())
+    )
     imports = [entry for entry in home.import_domains or () if entry.domain in ("", "ai.onnx")]
     return helper.make_model(
         graph, opset_imports=imports or [helper.make_opsetid("", home.opset)], ir_version=_ir_version(home)

@@ -15,7 +15,7 @@ from .operator_models import cases, sample
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What a round trip may change: names of unnamed nodes, order of initializers and value_info, raw against typed data,
+    """What a round trip may change: names of unnamed nodes, order of initializers and value_info, raw or typed data,
     initializers that nothing reads, empty strings against absent ones."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
