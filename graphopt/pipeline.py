@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -169,14 +168,7 @@ class _Job:
         """Run the passes; fill in what they did."""
         self.progress("passes", 0, 0)
         manager = self.manager(refused=refused)
-        enabled = gc.isenabled()
-        gc.disable()  # the graph is one large web of cycles; collecting it midway frees nothing and costs a third
-        try:
-            fired = manager.run()
-        finally:
-            if enabled:
-                gc.enable()
-        self.report.passes = fired
+        self.report.passes = manager.run()
         self.report.result = describe(manager.graph)
         return manager.graph
 

@@ -164,14 +164,14 @@ class Editor:
 
     def replace_uses(self, old: gs.Tensor, new: gs.Tensor) -> int:
         """Every node that reads `old` reads `new`; graph outputs are left. Returns the number of slots."""
-        users = list(old.outputs)
-        for node in users:
+        count = len(old.outputs)
+        for node in {id(user): user for user in old.outputs}.values():
             for slot in _slots(node, old):
                 node.inputs[slot] = new
             scope = self._scope.get(id(node))
             if scope is not None:
                 self._touch(scope)
-        return len(users)
+        return count
 
     def replace(self, old: gs.Tensor, new: gs.Tensor, *, at: gs.Node | None = None) -> None:
         """Whatever read `old`, graph outputs included, now gets the value of `new`; output names stay.

@@ -62,7 +62,7 @@ class Uses(SynchronizedList):  # type: ignore[misc]
         list.__init__(self)
         self.parent_obj = parent
         self.field_name = "inputs"
-        self._where: dict[int, list[int]] | None = None
+        self._where: dict[int, set[int]] | None = None
 
     def drop(self, node: gs.Node) -> None:
         """Forget one use by `node`. Raises ValueError if there is none."""
@@ -73,38 +73,36 @@ class Uses(SynchronizedList):  # type: ignore[misc]
                     list.__delitem__(self, i)
                     return
             raise ValueError(f"{self.parent_obj.name} has no use by {node.name}")
-        spot = self._spot(node)
+        spot = self._take(node)
         if spot is None:
             self._where = None  # plain graphsurgeon code may have changed the list behind the index
-            spot = self._spot(node)
-        if spot is None:
+            spot = self._take(node)
+        if spot is None or self._where is None:
             raise ValueError(f"{self.parent_obj.name} has no use by {node.name}")
-        assert self._where is not None
         last = len(self) - 1
-        self._where[id(node)].remove(spot)
         moved: gs.Node = list.pop(self)
         if spot != last:
             list.__setitem__(self, spot, moved)
-            places = self._where.get(id(moved))
-            if places is None or last not in places:
-                self._where = None
-            else:
+            places = self._where.get(id(moved), set())
+            if last in places:
                 places.remove(last)
-                places.append(spot)
+                places.add(spot)
+            else:
+                self._where = None
 
-    def _spot(self, node: gs.Node) -> int | None:
+    def _take(self, node: gs.Node) -> int | None:
+        """Where the node stands, struck from the index; None if the index does not know or is wrong."""
         if self._where is None:
             self._where = {}
             for i, user in enumerate(self):
-                self._where.setdefault(id(user), []).append(i)
+                self._where.setdefault(id(user), set()).add(i)
         places = self._where.get(id(node))
-        if not places or places[-1] >= len(self) or self[places[-1]] is not node:
-            return None
-        return places[-1]
+        spot = places.pop() if places else None
+        return spot if spot is not None and spot < len(self) and self[spot] is node else None
 
     def add(self, node: gs.Node) -> None:
         if self._where is not None:
-            self._where.setdefault(id(node), []).append(len(self))
+            self._where.setdefault(id(node), set()).add(len(self))
         list.append(self, node)
 
 
@@ -127,7 +125,7 @@ class Links(SynchronizedList):  # type: ignore[misc]
         list.__init__(self)
         self.parent_obj = parent
         self.field_name = field_name
-        self._slots: dict[int, list[int]] | None = None
+        self._slots: dict[int, set[int]] | None = None
         self._length = 0
 
     def _add_to_elem(self, elem: gs.Tensor) -> None:
@@ -156,7 +154,7 @@ class Links(SynchronizedList):  # type: ignore[misc]
             return
         if self._length == len(self) and index in self._slots.get(id(old), ()):
             self._slots[id(old)].remove(index)
-            self._slots.setdefault(id(elem), []).append(index)
+            self._slots.setdefault(id(elem), set()).add(index)
         else:
             self._slots = None
 
@@ -179,13 +177,14 @@ class Links(SynchronizedList):  # type: ignore[misc]
         """Where the tensor stands in the list; found without a search in a long one."""
         if len(self) <= 16:
             return [slot for slot, other in enumerate(self) if other is tensor]
-        found = self._slots.get(id(tensor), []) if self._slots is not None and self._length == len(self) else []
-        if not found or any(self[slot] is not tensor for slot in found):
-            self._slots, self._length = {}, len(self)
-            for slot, other in enumerate(self):
-                self._slots.setdefault(id(other), []).append(slot)
-            found = self._slots.get(id(tensor), [])
-        return list(found)
+        if self._slots is not None and self._length == len(self):
+            found = self._slots.get(id(tensor), ())
+            if all(self[slot] is tensor for slot in found):
+                return sorted(found)
+        self._slots, self._length = {}, len(self)
+        for slot, other in enumerate(self):
+            self._slots.setdefault(id(other), set()).add(slot)
+        return sorted(self._slots.get(id(tensor), ()))
 
     def __delitem__(self, index: Any) -> None:
         gone = self[index] if isinstance(index, slice) else [self[index]]

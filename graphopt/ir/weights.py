@@ -49,7 +49,8 @@ def stored(tensor: onnx.TensorProto, where: str) -> tuple[Any, tuple[int, ...], 
         return dtype, shape, needed
     field = helper.tensor_dtype_to_field(tensor.data_type)
     count, items = math.prod(shape), len(getattr(tensor, field))
-    expected = count * 2 if dtype.kind == "c" else needed if dtypes.bits(dtype) in (2, 4) else count  # float6 is not packed there
+    packed = dtypes.bits(dtype) in (2, 4)  # but not float6
+    expected = count * 2 if dtype.kind == "c" else needed if packed else count
     if items != expected:
         raise ModelError(f"it holds {items} numbers in {field}, its shape needs {expected}", where=where)
     return dtype, shape, tensor.ByteSize() if dtype.kind == "O" else needed

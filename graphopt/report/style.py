@@ -50,7 +50,9 @@ footer { font-size: .85rem; margin-top: 1.5rem; }
 @media (max-width: 30rem) {
   main { padding: 1rem .6rem 2rem; }
   section { padding: .8rem; }
-  th, td { padding-right: .6rem; }
+  table { font-size: .87rem; }
+  th, td { padding-right: .5rem; }
+  td:has(> code) { min-width: 6.5rem; }
 }
 @media print { body { background: none; } section { break-inside: avoid; } }
 """

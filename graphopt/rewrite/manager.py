@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from graphopt.config import Limits, Target
 from graphopt.errors import GraphoptError, PassError
 from graphopt.ir.fingerprint import fingerprint, signature
+from graphopt.ir.load import collector_off
 
 from .match import Match
 from .rule import Entry, FunctionPass, Rule
@@ -70,12 +71,13 @@ class Manager:
         Raises:
             PassError: a pass raised, claimed what is not so, or passes undo each other.
         """
-        self.model = Model(self.graph)
-        self.model.inference.run()
-        try:
-            self._sweeps(stop_before)
-        except Enough:
-            self.model.editor.flush()
+        with collector_off():
+            self.model = Model(self.graph)
+            self.model.inference.run()
+            try:
+                self._sweeps(stop_before)
+            except Enough:
+                self.model.editor.flush()
         return list(self.fired.values())
 
     def _sweeps(self, stop_before: str) -> None:

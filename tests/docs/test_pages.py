@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +14,18 @@ import pytest
 
 import graphopt
 from graphopt import hookspecs, testing
+from graphopt.cli import main
 
 from . import options
 from .pages import PAGES, ROOT, blocks, commands
 
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("GRAPHOPT_PLUGINS", raising=False)
     names: dict[str, object] = {"__name__": "documentation"}
     for block in blocks(page):
@@ -31,20 +36,22 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         elif block.language == "console":
             for command, code in commands(block):
                 if command.startswith("graphopt "):
-                    _run(command, code)
+                    _graphopt(command, code, capsys)
     if list(tmp_path.glob("test_*.py")):
-        _run(f"{sys.executable} -m pytest -q -p no:cacheprovider -p no:xdist .", 0)
-    for name in [name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))]:
-        del sys.modules[name]
+        words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "."]
+        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+        assert done.returncode == 0, done.stdout
 
 
-def _run(command: str, code: int) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path, "COLUMNS": "80"}
-    )
-    assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
+def _graphopt(command: str, code: int, capsys: Capture) -> str:
+    """Run a `graphopt ...` line in this process; what it printed."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(shlex.split(command, comments=True)[1:])
+    printed = capsys.readouterr()
+    assert left.value.code == code, f"{command}\n{printed.out}\n{printed.err}"
+    assert "Traceback" not in printed.err
+    return printed.out
 
 
 def test_the_option_tables_are_current() -> None:
@@ -85,10 +92,8 @@ def test_the_checkers_are_documented(name: str) -> None:
     assert name in (ROOT / "docs" / "first_pass.md").read_text()
 
 
-def test_every_json_key_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_json_key_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
-    import json
-
     text = options.PAGE.read_text()
     exec(next(block.text for block in blocks(options.PAGE) if block.language == "python"), {})
 
@@ -110,11 +115,8 @@ def test_every_json_key_is_documented(tmp_path: Path, monkeypatch: pytest.Monkey
         "explain model.onnx --pass fold-conv-bn --node c",
         "inspect absent.onnx",
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "graphopt", *words.split(), "--json"], capture_output=True, text=True
-        )
-        assert done.returncode == ("absent" in words), done.stderr
-        documented(json.loads(done.stdout))
+        printed = _graphopt(f"graphopt {words} --json", int("absent" in words), capsys)
+        documented(json.loads(printed))
 
 
 _FREE = {

@@ -247,9 +247,7 @@ def test_operand_lists_stay_mutual(steps: list[tuple[int, int, int]]) -> None:
         elif kind == 7 and inputs:
             inputs[-1] = chosen
         for one in pool:
-            assert inputs.slots(one) == sorted(i for i, other in enumerate(inputs) if other is one) or set(
-                inputs.slots(one)
-            ) == {i for i, other in enumerate(inputs) if other is one}
+            assert inputs.slots(one) == [i for i, other in enumerate(inputs) if other is one]
             assert sum(user is part for user in one.outputs) == sum(other is one for other in inputs)
 
 
@@ -278,21 +276,37 @@ def test_ten_thousand_readers_are_repointed_in_linear_time(order: str) -> None:
         assert len(other.outputs) == readers
         return time.process_time() - start
 
-    few, many = (min(seconds(count) for _ in range(3)) for count in (10_000, 40_000))
-    assert many < 12 * few + 0.05, f"{few:.3f} s for 10,000 readers, {many:.3f} s for 40,000"
+    few, many = (min(seconds(count) for _ in range(2)) for count in (2_500, 10_000))
+    assert many < 8 * few + 0.02, f"{few:.3f} s for 2,500 readers, {many:.3f} s for 10,000"
 
 
 def test_replacing_and_pruning_is_linear_in_readers() -> None:
     def seconds(readers: int) -> float:
         graph, source, nodes = fan(readers)
         edit = Editor(graph)
-        made = edit.insert("Identity", [source], at=nodes[0])
+        made = edit.insert("Identity", [edit.constant(np.zeros(4, np.float32))], at=nodes[0])
         start = time.process_time()
-        edit.replace_uses(source, edit.insert("Abs", [made.outputs[0]], at=nodes[0]).outputs[0])
+        assert edit.replace_uses(source, made.outputs[0]) == readers
         edit.prune(nodes[:-1])
         edit.flush()
-        assert len(graph.nodes) == 3 or len(graph.nodes) == 1
+        assert graph.nodes == [made, nodes[-1]]
         return time.process_time() - start
 
-    few, many = (min(seconds(count) for _ in range(3)) for count in (5_000, 20_000))
-    assert many < 12 * few + 0.05, f"{few:.3f} s for 5,000 readers, {many:.3f} s for 20,000"
+    few, many = (min(seconds(count) for _ in range(2)) for count in (2_500, 10_000))
+    assert many < 8 * few + 0.02, f"{few:.3f} s for 2,500 readers, {many:.3f} s for 10,000"
+
+
+def test_one_node_that_reads_a_tensor_ten_thousand_times() -> None:
+    def seconds(slots: int) -> float:
+        source, other = new_variable("x"), new_variable("z")
+        wide = new_node("Sum", [source] * slots, [new_variable("y")], name="wide")
+        edit = Editor(gs.Graph([wide], [source, other], [wide.outputs[0]], opset=18))
+        start = time.process_time()
+        assert edit.replace_uses(source, other) == slots
+        wide.inputs.clear()
+        assert not source.outputs
+        assert not other.outputs
+        return time.process_time() - start
+
+    few, many = (min(seconds(count) for _ in range(2)) for count in (2_500, 10_000))
+    assert many < 8 * few + 0.02, f"{few:.3f} s for 2,500 slots, {many:.3f} s for 10,000"

@@ -11,15 +11,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import AttributeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
 from graphopt.errors import ModelError
 from graphopt.ir.fingerprint import fingerprint, signature
 from graphopt.ir.graph import extras, scopes
 from graphopt.ir.load import load
 from graphopt.ir.save import to_proto
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import AttributeProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 
 def parsed(text: str) -> gs.Graph:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
+
 from graphopt.ir.load import load
 from graphopt.ir.save import to_proto
-from onnx.reference import ReferenceEvaluator
 
 TEXT = """
 <ir_version: 9, opset_import: ["": 17]>

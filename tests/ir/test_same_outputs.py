@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from graphopt.ir.load import load
 from graphopt.ir.save import to_proto
 

@@ -12,14 +12,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
 from graphopt.errors import GraphoptError, ModelError
 from graphopt.ir import save
 from graphopt.ir.graph import extras
 from graphopt.ir.load import load
 from graphopt.ir.save import stage, to_proto, write
 from graphopt.ir.weights import ExternalValues, read
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 SIDE = 160  # 100 KiB a weight: streamed
 

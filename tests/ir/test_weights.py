@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from graphopt.ir import dtypes, weights
-from graphopt.ir.load import load
-from graphopt.ir.save import to_proto, write
 from hypothesis import example as example_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+
+from graphopt.ir import dtypes, weights
+from graphopt.ir.load import load
+from graphopt.ir.save import to_proto, write
 
 NUMBERS = [
     number
