@@ -41,7 +41,7 @@ Dims = tuple[int, ...]
 
 def parse_dims(text: str) -> tuple[str, Dims]:
     """'x=1x3x48x320' and 'x:1x3x48x320' = ('x', (1, 3, 48, 320)); 'x=' is a scalar. Raises UsageError."""
-    name, mark, dims = text.rpartition("=") if "=" in text else text.rpartition(":")
+    name, mark, dims = text.rpartition(max("=:", key=text.rfind))
     if not mark or not name or not re.fullmatch(r"(\d+(x\d+)*)?", dims):
         raise UsageError(f"{text!r} names no shape", hint="write NAME=DIMS, for example x=1x3x48x320")
     return name, tuple(int(dim) for dim in dims.split("x")) if dims else ()

@@ -37,7 +37,8 @@ def model(text: str, *, weights: Mapping[str, Any] | None = None, opset: int = 1
     for name, value in (weights or {}).items():
         if isinstance(value, tuple) and all(isinstance(dim, int) for dim in value):
             value = rng.standard_normal(value).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        array = np.asarray(value, np.float32 if isinstance(value, float) else None)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return proto
 
 

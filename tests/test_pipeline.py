@@ -252,6 +252,7 @@ def test_the_json_mirrors_the_result() -> None:
         "refused",
         "build",
         "outputs",
+        "warnings",
         "seconds",
     ]
     assert found["schema_version"] == 1

@@ -58,11 +58,11 @@ class Uses(SynchronizedList):  # type: ignore[misc]
     Order is not kept: the last entry takes the place of the dropped one.
     """
 
+    field_name = "inputs"
+    _where: dict[int, set[int]] | None = None
+
     def __init__(self, parent: gs.Tensor) -> None:
-        list.__init__(self)
         self.parent_obj = parent
-        self.field_name = "inputs"
-        self._where: dict[int, set[int]] | None = None
 
     def drop(self, node: gs.Node) -> None:
         """Forget one use by `node`. Raises ValueError if there is none."""
@@ -121,15 +121,15 @@ def _unlink(tensor: gs.Tensor, side: str, node: gs.Node) -> None:
 class Links(SynchronizedList):  # type: ignore[misc]
     """Inputs or outputs of a node; graphsurgeon's list, linked by identity instead of equality."""
 
+    _slots: dict[int, set[int]] | None = None
+    _length = 0
+
     def __init__(self, parent: gs.Node, field_name: str) -> None:
-        list.__init__(self)
         self.parent_obj = parent
         self.field_name = field_name
-        self._slots: dict[int, set[int]] | None = None
-        self._length = 0
 
     def _add_to_elem(self, elem: gs.Tensor) -> None:
-        entries = getattr(elem, self.field_name)
+        entries = elem.__dict__[self.field_name]
         if type(entries) is Uses:
             entries.add(self.parent_obj)
         else:
@@ -209,29 +209,41 @@ def new_node(
     node.__dict__.update(
         op=op, name=name, attrs=attrs if attrs is not None else {}, inputs=ins, outputs=outs, domain=domain or None
     )
-    ins.extend(inputs)
-    outs.extend(outputs)
+    list.extend(ins, inputs)
+    for tensor in ins:
+        ins._add_to_elem(tensor)
+    list.extend(outs, outputs)
+    for tensor in outs:
+        list.append(tensor.__dict__["inputs"], node)
     return node
 
 
-def _link_fields(tensor: gs.Tensor) -> None:
-    tensor.__dict__["inputs"] = SynchronizedList(tensor, field_name="outputs", initial=())
-    tensor.__dict__["outputs"] = Uses(tensor)
+def _producers(tensor: gs.Tensor) -> SynchronizedList:
+    made = SynchronizedList.__new__(SynchronizedList)  # its __init__ costs a tenth of loading a model
+    made.parent_obj, made.field_name = tensor, "outputs"
+    return made
 
 
 def new_variable(name: str, dtype: Any = None, shape: Any = None, kind: str = "tensor_type") -> gs.Variable:
     """A `gs.Variable`; `shape` is a tuple of int, str (symbol) and None (unknown), or None for an unknown rank."""
     tensor = gs.Variable.__new__(gs.Variable)
-    _link_fields(tensor)
-    tensor.__dict__.update(name=name, dtype=dtype, shape=shape, type=kind)
+    tensor.__dict__.update(
+        inputs=_producers(tensor), outputs=Uses(tensor), name=name, dtype=dtype, shape=shape, type=kind
+    )
     return tensor
 
 
 def new_constant(name: str, values: Any) -> gs.Constant:
     """A `gs.Constant` over an array or over lazy values."""
     tensor = gs.Constant.__new__(gs.Constant)
-    _link_fields(tensor)
-    tensor.__dict__.update(name=name, _values=values, data_location=None, _export_dtype=None)
+    tensor.__dict__.update(
+        inputs=_producers(tensor),
+        outputs=Uses(tensor),
+        name=name,
+        _values=values,
+        data_location=None,
+        _export_dtype=None,
+    )
     return tensor
 
 

@@ -15,7 +15,7 @@ from graphopt.errors import ModelError
 from . import dtypes
 from .attributes import PLAIN, reference
 from .external import Files
-from .graph import extras, new_constant, new_node, new_variable
+from .graph import extras, new_constant, new_node, new_variable, subgraphs
 from .order import is_sorted, toposort
 from .shapes import Dim
 from .validity import Forms, check_bodies, check_calls, check_imports, check_text, label, prose
@@ -157,7 +157,8 @@ class Reader:
             if own is not None and not (isinstance(own, gs.Variable) and own.dtype is not None and not own.inputs):
                 self._describe(own, info)
             outputs.append(tensor)
-        graph = gs.Graph(nodes, inputs, outputs, prose(proto.name), prose(proto.doc_string), opset, imports)
+        graph = gs.Graph([], inputs, outputs, prose(proto.name), prose(proto.doc_string), opset, imports)
+        graph.nodes = nodes  # given to the constructor, they would be searched for functions
         if outer or where != "graph":
             entry = extras(graph)
             entry.metadata = _metadata(proto)
@@ -195,37 +196,47 @@ class Reader:
         where: str,
     ) -> list[gs.Node]:
         forms = self._forms(imports)
+        produced: Names = {}
         made = []
         for proto in protos:
             outs = []
             for name in proto.output:
                 tensor = new_variable(name)
-                if name and names.setdefault(name, tensor) is not tensor:
+                if name and (name in names or produced.setdefault(name, tensor) is not tensor):
                     raise ModelError(f"value {name!r} is defined twice", where=f"{where}, node {label(proto)}")
                 outs.append(tensor)
             made.append((proto, outs))
         check_text(names, where)
+        check_text(produced, where)
+        names.update(produced)
+        in_order, nested = True, False
         nodes = []
         for proto, outs in made:
             ins = []
             for name in proto.input:
-                found = names.get(name) if name else new_variable("")
-                if found is None:
-                    found = outer.get(name)
+                found: gs.Tensor | None = produced.get(name)
+                if found is not None:
+                    in_order = in_order and bool(found.inputs)
+                elif name:
+                    found = names.get(name)
+                    found = outer.get(name) if found is None else found
                     if found is None:
-                        raise ModelError(f"input {name!r} is made by nothing", where=f"{where}, node {label(proto)}")
+                        what = f"input {name!r} is made by nothing"
+                        raise ModelError(what, where=f"{where}, node {label(proto)}")
+                else:
+                    found = new_variable("")
                 ins.append(found)
-            check_text((proto.op_type, proto.domain, proto.name), where)
             forms.check(proto, ins, outs, where)
-            node = new_node(proto.op_type, ins, outs, {}, domain=proto.domain)
-            node.name = self._node_name(proto)
+            node = new_node(proto.op_type, ins, outs, {}, domain=proto.domain, name=self._node_name(proto))
             if proto.attribute:
                 self._attributes(node, proto, names, outer, opset, imports, where)
-                check_bodies(node, f"{where}, node {label(proto)}")
+                if next(subgraphs(node), None) is not None:
+                    nested = True
+                    check_bodies(node, f"{where}, node {label(proto)}")
             if proto.doc_string or proto.metadata_props or proto.overload:
                 _node_extras(node, proto)
             nodes.append(node)
-        if not is_sorted(nodes):
+        if not in_order or (nested and not is_sorted(nodes)):
             nodes = toposort(nodes, where)
         return nodes
 
@@ -237,6 +248,7 @@ class Reader:
 
     def _node_name(self, proto: onnx.NodeProto) -> str:
         name = proto.name
+        check_text((name,), "graph")
         if name and name not in self.taken:
             self.taken.add(name)
             return name

@@ -23,6 +23,7 @@ from graphopt.errors import GraphoptError, ModelError
 
 from . import dtypes
 from .graph import peek, scopes
+from .load import collector_off
 from .weights import CHUNK, ExternalValues, SparseTensor, chunks, nbytes, proto
 from .writer import Writer, node_to_proto
 
@@ -47,8 +48,8 @@ def to_proto(graph: gs.Graph, *, weights: str = "inline") -> onnx.ModelProto:
         total = sum(map(nbytes, constants(graph)))
         if total > INLINE_LIMIT:
             raise ModelError(f"{total / 1e9:.1f} GB of weights do not fit into one message", hint="write it to a file")
-        return Writer(graph).model()
-    return Writer(graph, _hollow).model()
+    with collector_off():
+        return Writer(graph, proto if weights == "inline" else _hollow).model()
 
 
 def constants(graph: gs.Graph) -> list[gs.Constant]:
@@ -66,9 +67,10 @@ def constants(graph: gs.Graph) -> list[gs.Constant]:
             for tensor in node.inputs:
                 if isinstance(tensor, gs.Constant):
                     found[id(tensor)] = tensor
-            for value in node.attrs.values():
-                if isinstance(value, gs.Constant):
-                    found[id(value)] = value
+            if node.attrs:
+                for value in node.attrs.values():
+                    if isinstance(value, gs.Constant):
+                        found[id(value)] = value
     return list(found.values())
 
 
@@ -181,8 +183,8 @@ def stage(graph: gs.Graph, path: str | os.PathLike[str], *, external: bool | Non
     Raises:
         GraphoptError: the folder does not exist or cannot be written to, the disk is full.
     """
-    target = Path(path)
-    sources = {c._values.path for c in constants(graph) if isinstance(c._values, ExternalValues)}
+    target, weights = Path(path), constants(graph)
+    sources = {c._values.path for c in weights if isinstance(c._values, ExternalValues)}
     try:
         _check_target(target, sources)
     except OSError as error:
@@ -190,7 +192,8 @@ def stage(graph: gs.Graph, path: str | os.PathLike[str], *, external: bool | Non
     folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
-        files = _write(graph, folder / target.name, external)
+        with collector_off():
+            files = _write(graph, folder / target.name, external, weights)
     except OSError as error:
         raise _explained(error, target) from error
     else:
@@ -217,8 +220,7 @@ def write(graph: gs.Graph, path: str | os.PathLike[str], *, external: bool | Non
         return staged.commit()
 
 
-def _write(graph: gs.Graph, path: Path, external: bool | None) -> list[Path]:
-    weights = constants(graph)
+def _write(graph: gs.Graph, path: Path, external: bool | None, weights: list[gs.Constant]) -> list[Path]:
     total = sum(map(nbytes, weights))
     if external is None:
         external = total > INLINE_LIMIT or any(isinstance(c._values, ExternalValues) for c in weights)

@@ -52,6 +52,7 @@ class Forms:
         op, domain = proto.op_type, proto.domain
         key = op, domain
         if key not in self._known:
+            check_text(key, where)
             self._known[key] = self._form(op, domain)
         form = self._known[key]
         if form is None:
@@ -61,9 +62,11 @@ class Forms:
             wrong = f"it has {len(inputs)} inputs, its operator takes {_range(form.inputs)}"
         elif not form.outputs[0] <= len(outputs) <= form.outputs[1]:
             wrong = f"it has {len(outputs)} outputs, its operator gives {_range(form.outputs)}"
-        elif any(need and not tensor.name for need, tensor in zip(form.needs, inputs, strict=False)):
-            wrong = "an input that its operator needs is left out"
-        elif form.kinds:
+        else:
+            for need, tensor in zip(form.needs, inputs, strict=False):
+                if need and not tensor.name:
+                    wrong = "an input that its operator needs is left out"
+        if form.kinds and not wrong:
             given = {attribute.name: attribute.type for attribute in proto.attribute}
             for name, kind in given.items():
                 if form.kinds.get(name, kind) != kind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ def stored_bytes(dtype: Any, shape: tuple[int, ...]) -> int:
 
 def stored(tensor: onnx.TensorProto, where: str) -> tuple[Any, tuple[int, ...], int]:
     """(dtype, shape, bytes) of a tensor with its values inside. Raises ModelError unless they are all there."""
-    shape, dtype = tuple(tensor.dims), dtypes.from_onnx(tensor.data_type)
-    if dtype is None:
-        raise ModelError(f"it has the unknown dtype {tensor.data_type}", where=where)
-    needed = check_shape(dtype, shape, where)
+    number, shape = tensor.data_type, tuple(tensor.dims)
+    dtype, needed = _form(number, shape)
     found = len(tensor.raw_data)
     if found == needed and found and dtype.kind != "O":
         return dtype, shape, needed
+    if dtype is None:
+        raise ModelError(f"it has the unknown dtype {number}", where=where)
+    check_shape(dtype, shape, where)
     if tensor.HasField("raw_data"):
         if found != needed or dtype.kind == "O":
             raise ModelError(f"it holds {found} bytes, its shape needs {needed}", where=where)
@@ -54,6 +56,16 @@ def stored(tensor: onnx.TensorProto, where: str) -> tuple[Any, tuple[int, ...], 
     if items != expected:
         raise ModelError(f"it holds {items} numbers in {field}, its shape needs {expected}", where=where)
     return dtype, shape, tensor.ByteSize() if dtype.kind == "O" else needed
+
+
+@lru_cache(4096)
+def _form(number: int, shape: tuple[int, ...]) -> tuple[Any, int]:
+    """(dtype, bytes); -1 bytes where the shape or the dtype is none."""
+    dtype = dtypes.from_onnx(number)
+    try:
+        return dtype, -1 if dtype is None else check_shape(dtype, shape, "")
+    except ModelError:
+        return dtype, -1
 
 
 def check_shape(dtype: Any, shape: tuple[int, ...], where: str) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import networkx as nx
+from heapq import heapify, heappop, heappush
 
 from graphopt.errors import PluginError
 
@@ -30,14 +29,33 @@ def schedule(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 def _order(stage: str, entries: list[Entry]) -> list[Entry]:
     here = {one.name: one for one in entries}
-    graph = nx.DiGraph()
-    graph.add_nodes_from(here)
+    followers: dict[str, set[str]] = {name: set() for name in here}
     for one in entries:
-        graph.add_edges_from((name, one.name) for name in one.run.after if name in here)
-        graph.add_edges_from((one.name, name) for name in one.run.before if name in here)
-    try:
-        return [here[name] for name in nx.lexicographical_topological_sort(graph)]
-    except nx.NetworkXUnfeasible:
-        cycle = [source for source, _ in nx.find_cycle(graph)]
-        text = " -> ".join([*cycle, cycle[0]])
-        raise PluginError(f"the order of passes in stage {stage} is a cycle: {text}") from None
+        for name in one.run.after:
+            if name in here:
+                followers[name].add(one.name)
+        followers[one.name].update(name for name in one.run.before if name in here)
+    waits = dict.fromkeys(here, 0)
+    for names in followers.values():
+        for name in names:
+            waits[name] += 1
+    ready = [name for name, count in waits.items() if not count]
+    heapify(ready)
+    order = []
+    while ready:
+        name = heappop(ready)
+        order.append(here[name])
+        for follower in followers[name]:
+            waits[follower] -= 1
+            if not waits[follower]:
+                heappush(ready, follower)
+    if len(order) < len(entries):
+        raise PluginError(f"the order of passes in stage {stage} is a cycle: {_cycle(followers)}")
+    return order
+
+
+def _cycle(followers: dict[str, set[str]]) -> str:
+    import networkx as nx  # half of a run's import time, for a message that few will see
+
+    cycle = [source for source, _ in nx.find_cycle(nx.DiGraph(followers))]
+    return " -> ".join([*cycle, cycle[0]])

@@ -8,7 +8,23 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import strategies as st
 
-STRINGS = ("", "x", "y", "h", "w", "t", "If", "Scale", "local", "../../x", "/etc/passwd", "a\0b", "__proto__", "ü" * 40, "n" * 100_000)
+STRINGS = (
+    "",
+    "x",
+    "y",
+    "h",
+    "w",
+    "t",
+    "If",
+    "Scale",
+    "local",
+    "../../x",
+    "/etc/passwd",
+    "a\0b",
+    "__proto__",
+    "ü" * 40,
+    "n" * 100_000,
+)
 INTEGERS = (-1, 0, 1, 2, 3, 7, 22, 99, 2**31 - 1, 2**31, 2**62, 2**63 - 1, -(2**63))
 KINDS = {FieldDescriptor.CPPTYPE_INT32: 32, FieldDescriptor.CPPTYPE_INT64: 64, FieldDescriptor.CPPTYPE_UINT64: 63}
 
@@ -62,7 +78,9 @@ def _hurt(draw: Any, message: Any, field: Any) -> None:
         at = draw(st.integers(0, len(content) - 1))
         kind = draw(st.sampled_from(("remove", "repeat", "first")))
         items = list(content)
-        items = {"remove": items[:at] + items[at + 1 :], "repeat": [*items, items[at]], "first": [items[at], *items]}[kind]
+        items = {"remove": items[:at] + items[at + 1 :], "repeat": [*items, items[at]], "first": [items[at], *items]}[
+            kind
+        ]
         if field.message_type is not None:
             items = [type(item).FromString(item.SerializeToString()) for item in items]
         message.ClearField(field.name)

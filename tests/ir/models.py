@@ -49,7 +49,9 @@ def relu() -> onnx.ModelProto:
     return model([node("Relu", ["x"], ["y"])])
 
 
-def body(nodes: list[onnx.NodeProto], outputs: list[str], initializers: list[TensorProto] | None = None, name="b") -> Any:
+def body(
+    nodes: list[onnx.NodeProto], outputs: list[str], initializers: list[TensorProto] | None = None, name="b"
+) -> Any:
     infos = [onnx.ValueInfoProto(name=out) for out in outputs]
     return helper.make_graph(nodes, name, [], infos, initializers or [])
 

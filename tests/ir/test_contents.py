@@ -25,7 +25,9 @@ NUMBERS = [number for name, number in TensorProto.DataType.items() if name not i
 
 def identity(weight: TensorProto) -> onnx.ModelProto:
     shape = tuple(weight.dims)
-    return model([node("Identity", ["w"], ["y"])], [], [value("y", shape, weight.data_type)], [weight], opset=25, ir_version=13)
+    return model(
+        [node("Identity", ["w"], ["y"])], [], [value("y", shape, weight.data_type)], [weight], opset=25, ir_version=13
+    )
 
 
 def same(a: Any, b: Any) -> bool:
@@ -236,7 +238,9 @@ ATTRIBUTES = [
     attribute("sp", AttributeProto.SPARSE_TENSOR, sparse_tensor=sparse([1, 5]).graph.sparse_initializer[0]),
     attribute("sps", AttributeProto.SPARSE_TENSORS, sparse_tensors=[sparse([1, 5]).graph.sparse_initializer[0]]),
     attribute("g", AttributeProto.GRAPH, g=body([node("Neg", ["x"], ["n"], name="neg")], ["n"])),
-    attribute("gs", AttributeProto.GRAPHS, graphs=[body([node("Neg", ["x"], [name], name=name)], [name]) for name in "ab"]),
+    attribute(
+        "gs", AttributeProto.GRAPHS, graphs=[body([node("Neg", ["x"], [name], name=name)], [name]) for name in "ab"]
+    ),
 ]
 
 
@@ -286,9 +290,7 @@ def functions() -> onnx.ModelProto:
             [helper.make_attribute("shift", 3.0)],
         )
         for inner, name, to in ((0, "value_float", "shift"), (1, "alpha", "slope")):
-            function.node[inner].attribute.append(
-                attribute(name, AttributeProto.FLOAT, ref_attr_name=to)
-            )
+            function.node[inner].attribute.append(attribute(name, AttributeProto.FLOAT, ref_attr_name=to))
         if overload:
             function.overload = overload
         function.doc_string = "a function"

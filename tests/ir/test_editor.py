@@ -58,7 +58,9 @@ def check(graph: gs.Graph, edit: Editor | None = None) -> None:
             known(result)
 
     def known(read: gs.Tensor) -> None:
-        assert isinstance(read, gs.Constant) or not read.name or id(read) in made, f"{read.name} is read before it is made"
+        assert isinstance(read, gs.Constant) or not read.name or id(read) in made, (
+            f"{read.name} is read before it is made"
+        )
         if read.name:
             assert names.setdefault(read.name, read) is read, f"two values are called {read.name}"
 

@@ -273,9 +273,7 @@ def test_external_tensors_in_attributes_bodies_and_functions(folder: Path) -> No
         [node("Constant", [], ["w"], value=outside("", offset=64)), node("MatMul", ["a", "w"], ["b"])],
         [helper.make_opsetid("", 18)],
     )
-    then = body(
-        [node("Constant", [], ["k"], value=outside("", offset=64)), node("MatMul", ["x", "k"], ["t"])], ["t"]
-    )
+    then = body([node("Constant", [], ["k"], value=outside("", offset=64)), node("MatMul", ["x", "k"], ["t"])], ["t"])
     other = body([node("MatMul", ["x", "v"], ["e"])], ["e"], [outside("v", offset=64)])
     whole = model(
         [

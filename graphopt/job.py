@@ -1,0 +1,223 @@
+"""One model on its way through the passes: loaded, rewritten, staged as files, parsed, built."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from . import backends
+from .backends.profiles import profile
+from .backends.protocol import BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
+from .config import Dims, Limits, Shapes, Target
+from .errors import BackendError, ModelError, UsageError
+from .ir import dtypes
+from .ir import shapes as dims_of
+from .ir.graph import Extras, flatten, peek, scopes
+from .ir.load import load
+from .ir.save import Staged, stage, to_proto
+from .ir.specialize import bind_inputs, freeze_dims
+from .registry import Registry
+from .report.result import Description, Report, describe
+from .rewrite.manager import Manager
+from .rewrite.match import Match
+from .rewrite.rule import Entry
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in total or 0)."""
+_COUNTED_BYTES = 1_000_000_000
+
+
+class Job:
+    """One model on its way through the passes."""
+
+    def __init__(
+        self, model: Any, target: Target, registry: Registry, entries: list[Entry], limits: Limits, progress: Progress
+    ) -> None:
+        self.given = model
+        self.target = target
+        self.registry = registry
+        self.entries = entries
+        self.limits = limits
+        self.progress = progress
+        self.report = Report(warnings=registry.unavailable())
+        self.frozen: Mapping[str, Dims] = {}
+        self.bound: Mapping[str, Any] = {}
+        self._unused: gs.Graph | None = None
+        if isinstance(model, gs.Graph):
+            self.given = to_proto(load(model))
+
+    def open(self, frozen: Mapping[str, Dims], bound: Mapping[str, Any]) -> None:
+        """Load the source; what --freeze and --bind ask for is part of it from here on.
+
+        Raises:
+            ModelError: it cannot be read, or has an input without elements.
+            UsageError: --freeze or --bind does not fit.
+        """
+        self.progress("load", 0, 0)
+        self.frozen, self.bound = frozen, bound
+        graph = self.load()
+        for tensor in graph.inputs:
+            if 0 in (dims_of.of(tensor) or ()):
+                raise ModelError(
+                    f"its shape {dims_of.text(dims_of.of(tensor))} has no elements: nothing can be compared or built",
+                    where=f"input {tensor.name!r}",
+                )
+        self.report.source = describe(graph)
+        self._unused = graph
+
+    def check_profile(self, shapes: Shapes) -> None:
+        """Say before any work which shapes a build will miss. Raises UsageError."""
+        assert self._unused is not None
+        inputs = {}
+        for tensor in self._unused.inputs:
+            dims = dims_of.of(tensor)
+            if dims is not None and (peek(tensor) or Extras()).default is None:
+                sizes = tuple(dim if isinstance(dim, int) else -1 for dim in dims)
+                names = tuple(dim if isinstance(dim, str) else "" for dim in dims)
+                inputs[tensor.name] = TensorInfo(dtypes.name(dtypes.of(tensor)), sizes, names)
+        missing = [name for name, info in inputs.items() if -1 in info.dims and name not in shapes]
+        if missing:
+            profile(inputs, Shapes(opt={name: shapes.of(name)[1] for name in inputs if name in shapes}))
+
+    def load(self) -> gs.Graph:
+        """The source, afresh."""
+        if self._unused is not None:
+            graph, self._unused = self._unused, None
+            return graph
+        graph = load(self.given)
+        freeze_dims(graph, self.frozen)
+        bind_inputs(graph, self.bound)
+        return graph
+
+    def manager(self, most: int | None = None, refused: Mapping[tuple[str, str], str] | None = None) -> Manager:
+        """A manager over a fresh copy of the source."""
+        refused = refused or {}
+        ask = self.registry.has("graphopt_check")
+        whole = {name for name, node in refused if not node}
+
+        def veto(one: Entry, match: Match) -> str | None:
+            if (one.name, match.root.name) in refused:
+                return "it changed the numbers here"
+            return self.registry.veto(one.name, match.nodes, self.target) if ask else None
+
+        graph = self.load()
+        tell = (lambda name, changes: self.registry.after_pass(graph, name, changes)) if (
+            self.registry.has("graphopt_after_pass")
+        ) else None  # fmt: skip
+        return Manager(
+            graph,
+            [one for one in self.entries if one.name not in whole],
+            self.target,
+            self.limits,
+            most=most,
+            veto=veto if refused or ask else None,
+            after_pass=tell,
+        )
+
+    def rewrite(self, refused: Mapping[tuple[str, str], str] | None = None) -> gs.Graph:
+        """Run the passes; fill in what they did."""
+        self.progress("passes", 0, 0)
+        manager = self.manager(refused=refused)
+        self.report.passes = manager.run()
+        self.report.result = describe(manager.graph)
+        return manager.graph
+
+    @contextmanager
+    def staged(self, graph: gs.Graph, output: str | os.PathLike[str] | None) -> Iterator[Staged]:
+        """The result as files: beside the output, or in a temporary folder."""
+        if output is not None:
+            with stage(graph, output) as staged:
+                yield staged
+        else:
+            with (
+                tempfile.TemporaryDirectory(prefix="graphopt-") as folder,
+                stage(graph, Path(folder) / "model.onnx") as staged,
+            ):
+                yield staged
+
+    def layers(self, path: str | os.PathLike[str], about: Description) -> NetworkInfo | str:
+        """What the backend's parser makes of a file, or why nothing."""
+        if about.weights_bytes > _COUNTED_BYTES:
+            return "not counted beyond 1 GB of weights, which the parser would read into memory"
+        self.progress("count layers", 0, 0)
+        backend = backends.get(self.target.backend, self.limits)
+        reason = backend.available()
+        if reason:
+            return reason
+        try:
+            return backend.parse(path)
+        except BackendError as error:
+            return error.what
+
+    def build(
+        self,
+        graph: gs.Graph,
+        staged: Staged,
+        engine: str | os.PathLike[str] | None,
+        shapes: Shapes | None,
+        options: BuildOptions | None,
+        stack: ExitStack,
+    ) -> Built | None:
+        """Build the engine under a temporary name."""
+        if engine is None:
+            return None
+        path = Path(engine)
+        if not path.parent.is_dir():
+            raise UsageError(f"folder {path.parent} does not exist", where=str(path), hint=f"mkdir -p {path.parent}")
+        backend = backends.get(self.target.backend, self.limits)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".graphopt-", dir=path.parent))
+        capability = self.target.compute_capability
+        if options is None:
+            options = BuildOptions(compute_capabilities=(capability,) if capability else ())
+        try:
+            built = backend.build(staged.model_path, Path(folder) / path.name, shapes, options, self.progress)
+        except ParseError as error:
+            raise _explained(error, graph) from error
+        return Built(built, path, shapes)
+
+
+class Built:
+    """A finished engine that waits under a temporary name until everything else is written."""
+
+    def __init__(self, result: BuildResult, path: Path, shapes: Shapes | None) -> None:
+        self.result = result
+        self.path = path
+        self.shapes = shapes
+
+    def finish(self) -> dict[str, Any]:
+        os.replace(self.result.engine_path, self.path)
+        found = self.result
+        shapes = self.shapes or Shapes()
+        names = sorted({*shapes.min, *shapes.opt, *shapes.max})
+        return {
+            "engine": str(self.path),
+            "bytes": found.bytes,
+            "seconds": round(found.seconds, 3),
+            "layers": found.layers,
+            "backend": found.backend,
+            "version": found.version,
+            "profile": {name: [list(dims) for dims in shapes.of(name)] for name in names},
+            "log": list(found.log),
+        }
+
+
+def _explained(error: ParseError, graph: gs.Graph) -> ParseError:
+    """The parser's complaint, led back to the nodes and passes that it is about."""
+    nodes = {node.name: node for scope in scopes(graph) for node in scope.nodes}
+
+    def story(one: ParserError) -> str:
+        known = peek(nodes[one.node]) if one.node in nodes else None
+        if known is None or not known.rules:
+            return ""
+        names, rules = flatten(known.origin), flatten(known.rules)
+        return f"{one.node} was made by {', '.join(rules[-3:])} from {', '.join(names[:5])}"
+
+    stories = [text for one in error.errors if (text := story(one))]
+    hint = "\n  ".join(text for text in [error.hint, *stories] if text)
+    return ParseError(error.what, where=error.where, hint=hint, errors=error.errors)

@@ -1,0 +1,133 @@
+"""Verification of a job, and what happens on a breach: the culprit is named, or its change is taken back."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from .config import Shapes
+from .errors import VerificationError
+from .ir.save import Staged, stage
+from .job import Job
+from .numerics.verify import Verification, verify
+from .rewrite.worklist import Fired
+
+_MOST_REFUSED = 16
+
+
+class Check:
+    """Verification, and what happens on a breach."""
+
+    def __init__(self, job: Job, mode: str, shapes: Shapes | None, inputs: Any, samples: int, seed: int) -> None:
+        self.job = job
+        self.mode = mode
+        self.shapes = shapes
+        self.inputs = inputs
+        self.samples = samples
+        self.seed = seed
+        self._source: Path | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return self.mode != "none"
+
+    def source(self, stack: ExitStack) -> Path:
+        """The source as a file, with freeze and bind applied."""
+        if self._source is None:
+            given = self.job.given
+            if isinstance(given, (str, os.PathLike)) and not self.job.frozen and not self.job.bound:
+                self._source = Path(given)
+            else:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-"))
+                staged = stack.enter_context(stage(self.job.load(), Path(folder) / "source.onnx"))
+                self._source = Path(staged.model_path)
+        return self._source
+
+    def _compare(self, stack: ExitStack, path: str | os.PathLike[str]) -> Verification:
+        self.job.progress("verify", 0, 0)
+        source = self.source(stack)
+        if self.inputs is None and self.job.registry.has("graphopt_inputs"):
+            self.inputs = self.job.registry.inputs(str(source))
+        inputs = self.inputs
+        return verify(
+            source, Path(path), shapes=self.shapes, inputs=inputs, samples=self.samples, seed=self.seed
+        )  # fmt: skip
+
+    def settle(
+        self, stack: ExitStack, graph: gs.Graph, staged: Staged, output: Any, strict: bool
+    ) -> tuple[gs.Graph, Staged]:
+        """Compare; on a breach name the culprit, or take its change back and go on."""
+        report = self.job.report
+        if not self.wanted:
+            return graph, staged
+        refused: dict[tuple[str, str], str] = {}
+        while True:
+            found = report.verification = self._compare(stack, staged.model_path)
+            if found.status == "passed" or (found.status == "unverified" and not strict):
+                break
+            if found.status == "unverified":
+                raise VerificationError(f"the source could not be run: {_reasons(found)}", hint="leave out --strict")
+            culprit, node = self._culprit(stack, refused)
+            what = f"pass {culprit}{f' at node {node!r}' if node else ''}" if culprit else "writing the model"
+            worst = next((str(one) for one in found.outputs if not one.ok), "; ".join(found.notes))
+            if self.mode != "each" or not culprit or len(refused) >= _MOST_REFUSED:
+                raise VerificationError(
+                    f"the result does not compute what its source computes: {worst}",
+                    where=what,
+                    hint=f"leave it out with --skip {culprit}, or undo its changes with --verify each"
+                    if culprit
+                    else "",
+                )
+            refused[culprit, node] = worst
+            report.refused.append(
+                {"pass": culprit, "node": node, "plugin": _plugin(report.passes, culprit), "why": worst}
+            )
+            graph = self.job.rewrite(refused)
+            staged = stack.enter_context(self.job.staged(graph, output))
+        if report.refused and strict:
+            one = report.refused[0]
+            raise VerificationError(
+                f"refused: pass {one['pass']} at node {one['node']!r}: {one['why']}", where="--strict"
+            )
+        return graph, staged
+
+    def _culprit(self, stack: ExitStack, refused: Mapping[tuple[str, str], str]) -> tuple[str, str]:
+        """(pass, node) of the first change after which the numbers differ, by bisection over the changes."""
+        whole = self.job.manager(refused=refused)
+        whole.run()
+        low, high = 0, whole.changes
+        if not self._breaks(stack, high, refused)[0]:
+            return whole.last
+        while high - low > 1:
+            middle = (low + high) // 2
+            self.job.progress("bisect", whole.changes - (high - low), whole.changes)
+            if self._breaks(stack, middle, refused)[0]:
+                high = middle
+            else:
+                low = middle
+        if low == 0 and self._breaks(stack, 0, refused)[0]:
+            return "", ""
+        return self._breaks(stack, high, refused)[1]
+
+    def _breaks(
+        self, stack: ExitStack, most: int, refused: Mapping[tuple[str, str], str]
+    ) -> tuple[bool, tuple[str, str]]:
+        manager = self.job.manager(most, refused)
+        manager.run()
+        with self.job.staged(manager.graph, None) as staged:
+            found = self._compare(stack, staged.model_path)
+        return found.status == "failed", manager.last
+
+
+def _reasons(found: Verification) -> str:
+    return "; ".join([*found.notes, *(one.reason for one in found.shapes_dropped[:2])]) or "no reason given"
+
+
+def _plugin(passes: Sequence[Fired], name: str) -> str:
+    return next((one.plugin for one in passes if one.name == name), "?")
