@@ -252,8 +252,8 @@ def test_the_json_mirrors_the_result() -> None:
         "refused",
         "build",
         "outputs",
-        "warnings",
         "seconds",
+        "warnings",
     ]
     assert found["schema_version"] == 1
     assert found["nodes"]["before"] == sum(found["nodes"]["by_op_before"].values()) == 1
