@@ -110,7 +110,9 @@ class Editor:
 
     def constant(self, values: Any, name: str = "constant") -> gs.Constant:
         """A new constant of these values, under a fresh name."""
-        return new_constant(self.fresh(name), np.asarray(values))
+        array = np.asarray(values).view()
+        array.flags.writeable = False  # so that its hash need not be worked out again
+        return new_constant(self.fresh(name), array)
 
     # -- edits -------------------------------------------------------------------------------------------------
 

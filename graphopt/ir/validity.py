@@ -34,7 +34,7 @@ class Forms:
 
     def _form(self, op: str, domain: str) -> Form | None:
         domain = "" if domain == "ai.onnx" else domain
-        version = self._versions.get(domain, 1)
+        version = self._versions.get(domain, 0)
         if not 0 < version < 1 << 31 or not onnx.defs.has(op, version, domain):
             return None
         schema = onnx.defs.get_schema(op, version, domain)
@@ -53,6 +53,10 @@ class Forms:
         key = op, domain
         if key not in self._known:
             check_text(key, where)
+            if domain in ("", "ai.onnx") and "" not in self._versions and onnx.defs.has(op):
+                raise ModelError(
+                    "its operator is ONNX's, whose opset is not imported", where=f"{where}, node {label(proto)}"
+                )
             self._known[key] = self._form(op, domain)
         form = self._known[key]
         if form is None:

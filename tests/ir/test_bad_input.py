@@ -88,6 +88,10 @@ def _no_opset(m: onnx.ModelProto) -> None:
     del m.functions[:]
 
 
+def _standard_opset_missing(m: onnx.ModelProto) -> None:
+    del m.opset_import[0]
+
+
 def _no_graph(m: onnx.ModelProto) -> None:
     m.ClearField("graph")
 
@@ -227,6 +231,7 @@ def _text_that_is_no_utf8(m: onnx.ModelProto) -> None:
     [
         (_no_graph, "no ONNX model"),
         (_no_opset, "imports no opset"),
+        (_standard_opset_missing, r"\(Mul\): its operator is ONNX's, whose opset is not imported"),
         (_dangling, r"graph, node 'first' \(Mul\): input 'nowhere' is made by nothing"),
         (_cycle, "cycle: first ->"),
         (_own_output, "cycle: first -> first"),
@@ -356,5 +361,5 @@ def test_megabyte_names_do_not_fill_the_message() -> None:
 
 
 def test_bytes_and_messages_say_what_they_are() -> None:
-    with pytest.raises(ModelError, match="the model: .*truncated"):
+    with pytest.raises(ModelError, match=r"the model: .*truncated"):
         load(relu().SerializeToString()[:-3])

@@ -132,11 +132,12 @@ class Edits:
             return
         for other in self.edit.nodes():
             same = other.op == part.op and len(other.inputs) == len(part.inputs)
-            if other is not part and same and all(a is b for a, b in zip(other.inputs, part.inputs, strict=True)):
-                if self.edit.scope(other) is self.edit.scope(part) and self.edit.place(other) < self.edit.place(part):
-                    self.edit.replace(part.outputs[0], other.outputs[0], at=part)
-                    self.edit.prune([part])
-                    return
+            same = same and all(a is b for a, b in zip(other.inputs, part.inputs, strict=True))
+            same = same and self.edit.scope(other) is self.edit.scope(part)
+            if same and self.edit.place(other) < self.edit.place(part):
+                self.edit.replace(part.outputs[0], other.outputs[0], at=part)
+                self.edit.prune([part])
+                return
 
     def add_nothing(self, number: int) -> None:
         """x = x + 0, with a new constant."""

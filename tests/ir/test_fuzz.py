@@ -1,4 +1,4 @@
-"""Whatever a file holds, graphopt answers with a graph or with a GraphoptError; it never crashes, hangs or allocates."""
+"""Whatever a file holds, the answer is a graph or a GraphoptError; never a crash, a hang or an allocation."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ CASES = int(os.environ.get("GRAPHOPT_FUZZ", "300"))
 
 def through(source: bytes | onnx.ModelProto) -> bool:
     """Load, look, edit, write and read again; whether it was a model at all."""
+    refused = None
     try:
         graph = load(source)
     except GraphoptError as error:
-        assert error.what
-        assert len(str(error)) < 2000
+        refused = error
+    if refused is not None:
+        assert refused.what
+        assert len(str(refused)) < 2000
         return False
     signature(graph)
     before = fingerprint(graph)
@@ -67,7 +70,7 @@ def test_random_bytes(raw: bytes) -> None:
 
 @pytest.mark.parametrize("cut", range(0, len(WHOLE), 7))
 def test_truncated(cut: int) -> None:
-    with pytest.raises(GraphoptError, match="truncated|empty|made by no|no ONNX model"):
+    with pytest.raises(GraphoptError, match=r"truncated|empty|made by no|no ONNX model"):
         load(WHOLE[:cut])
 
 

@@ -147,7 +147,7 @@ def test_shapes_of_bound_values() -> None:
         rank = len(dims) if dims is not None else np.ndim(given)
         assert read(graph.nodes[0].inputs[0]).ndim == rank
     for dims, given in [((3,), [1, 2]), ((2, 2), [1, 2]), ((2,), 1)]:
-        with pytest.raises(UsageError, match="--bind s: the input is .*, the value"):
+        with pytest.raises(UsageError, match=r"--bind s: the input is .*, the value"):
             bind_inputs(typed(TensorProto.INT64, dims), {"s": given})
 
 
