@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, helper
+from onnx import AttributeProto, NodeProto, helper
 
 from . import dtypes
 
@@ -17,6 +17,16 @@ class EmptyList(list[Any]):
     def __init__(self, kind: int) -> None:
         super().__init__()
         self.kind = kind
+
+
+def node_names(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """Names of the nodes, and of those in their bodies."""
+    for node in nodes:
+        yield node.name
+        for attribute in node.attribute:
+            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                for body in (attribute.g, *attribute.graphs):
+                    yield from node_names(body.node)
 
 
 def text(raw: bytes) -> str | bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from . import dtypes
@@ -22,7 +23,7 @@ def fingerprint(graph: gs.Graph) -> str:
             attrs = [(name, _attribute(value)) for name, value in sorted(home.attrs.items())]
             state.update(repr((home.domain, home.name, attrs)).encode())
         for tensor in (*home.inputs, *home.outputs):
-            state.update(f"{tensor.name} {tensor.dtype} {tensor.shape};".encode())
+            state.update(repr((tensor.name, _type(tensor))).encode())
         for scope in scopes(home, functions=False):
             _scope(scope, numbers, state)
     return state.hexdigest()
@@ -45,6 +46,13 @@ def _scope(scope: gs.Graph, numbers: dict[int, int], state: Any) -> None:
     state.update(f"returns {[number(tensor) for tensor in scope.outputs]}".encode())
 
 
+def _type(tensor: gs.Tensor) -> Any:
+    entry = peek(tensor)
+    if entry is not None and entry.type_proto is not None and entry.type_proto.WhichOneof("value") != "tensor_type":
+        return entry.type_proto.SerializeToString(deterministic=True)
+    return dtypes.name(dtypes.of(tensor)), None if tensor.shape is None else tuple(tensor.shape)
+
+
 def _overload(obj: Any) -> str:
     entry = peek(obj)
     return entry.overload if entry is not None else ""
@@ -62,6 +70,8 @@ def _attribute(value: Any) -> Any:
         return "graph"
     if isinstance(value, gs.Node.AttributeRef):
         return "reference", value.name
+    if isinstance(value, onnx.AttributeProto):
+        return value.SerializeToString(deterministic=True)
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, list) and value and isinstance(value[0], gs.Graph):
@@ -79,7 +89,7 @@ def signature(graph: gs.Graph) -> int:
     for scope in scopes(graph):
         add(hash((*map(id, scope.inputs), *map(id, scope.outputs))))
         for node in scope.nodes:
-            add(hash((id(node), node.op, *map(id, node.inputs), 0, *map(id, node.outputs))))
+            add(hash((id(node), node.op, node.domain or "", *map(id, node.inputs), 0, *map(id, node.outputs))))
             if node.attrs:
                 add(hash(tuple([(name, *_identity(value)) for name, value in node.attrs.items()])))
     for tensor in (*graph.inputs, *graph.outputs):
@@ -91,6 +101,6 @@ def _identity(value: Any) -> tuple[Any, ...]:
     kind = type(value)
     if kind is int or kind is float or kind is str:
         return (value,)
-    if kind is list and value and type(value[0]) in (int, float, str):
+    if kind is list and value and type(value[0]) in (int, float, str, bytes):
         return tuple(value)
     return (id(value),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from graphopt.errors import ModelError
 from .external import Files
 from .graph import adopt, scopes
 from .reader import Reader
+from .weights import own
 
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive (a PyTorch .pt or .pt2 file, or .npz?)"),
@@ -41,6 +43,9 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph) ->
         for scope in scopes(source):
             for node in scope.nodes:
                 adopt(node)
+                for value in (*node.inputs, *node.attrs.values()):
+                    if isinstance(value, gs.Constant):
+                        own(value)
         return source
     if isinstance(source, onnx.ModelProto):
         return _read(source, None, "the model")
@@ -94,6 +99,9 @@ def _guess(raw: bytes) -> str:
 
 
 def _read(model: onnx.ModelProto, folder: Path | None, where: str) -> gs.Graph:
+    if model.ir_version > onnx.IR_VERSION:
+        what = f"{where}: IR version {model.ir_version} is newer than {onnx.IR_VERSION}, the newest that onnx"
+        warnings.warn(f"{what} {onnx.__version__} knows: what is new in it may be lost", stacklevel=3)
     with collector_off():
         try:
             return Reader(model, Files(folder)).read()

@@ -11,6 +11,9 @@ from graphopt.errors import ModelError
 
 from .graph import scopes, subgraphs
 
+DEEPEST = 31
+"""Control-flow bodies inside each other; one more, and its value types lie beyond protobuf's 100 levels."""
+
 
 @dataclass
 class Plan:
@@ -33,21 +36,40 @@ def plan(graph: gs.Graph) -> Plan:
 
 def _settle(root: gs.Graph, homes: dict[int, list[gs.Constant]]) -> None:
     found: dict[int, tuple[gs.Constant, gs.Graph]] = {}
+    around: dict[int, gs.Graph] = {}
+
+    def claim(tensor: gs.Constant, scope: gs.Graph) -> None:
+        known = found.setdefault(id(tensor), (tensor, scope))[1]
+        if known is not scope:
+            found[id(tensor)] = (tensor, _common(known, scope, around))
+
     fed: set[int] = set()
     for scope in scopes(root, functions=False):
         fed.update(map(id, scope.inputs))
         for node in scope.nodes:
             for tensor in node.inputs:
                 if isinstance(tensor, gs.Constant):
-                    if found.setdefault(id(tensor), (tensor, scope))[1] is not scope:
-                        found[id(tensor)] = (tensor, root)
+                    claim(tensor, scope)
                 elif not tensor.inputs and tensor.name and id(tensor) not in fed:
                     raise ModelError(f"node {node.name!r} reads {tensor.name!r}, which nothing makes")
+            if node.attrs:
+                around.update((id(body), scope) for body in subgraphs(node))
         for tensor in scope.outputs:
-            if isinstance(tensor, gs.Constant) and found.setdefault(id(tensor), (tensor, scope))[1] is not scope:
-                found[id(tensor)] = (tensor, root)
+            if isinstance(tensor, gs.Constant):
+                claim(tensor, scope)
     for constant, scope in found.values():
         homes.setdefault(id(scope), []).append(constant)
+
+
+def _common(one: gs.Graph, other: gs.Graph, around: dict[int, gs.Graph]) -> gs.Graph:
+    """The innermost graph that holds both."""
+    holders = {id(one)}
+    while id(one) in around:
+        one = around[id(one)]
+        holders.add(id(one))
+    while id(other) not in holders:
+        other = around[id(other)]
+    return other
 
 
 def _made(scope: gs.Graph, plan: Plan) -> Iterator[gs.Tensor]:
@@ -67,6 +89,8 @@ def _rename(root: gs.Graph, plan: Plan) -> None:
     pending: list[tuple[gs.Graph, tuple[dict[str, int], ...]]] = [(root, (fixed,))]
     while pending:
         scope, outer = pending.pop()
+        if len(outer) - 1 > DEEPEST:
+            raise ModelError(f"its bodies are nested more than {DEEPEST} deep, which protobuf cannot read back")
         names: dict[str, int] = {}
         inner = (*outer, names)
         for tensor in _made(scope, plan):

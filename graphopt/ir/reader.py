@@ -13,13 +13,15 @@ from onnx import AttributeProto, numpy_helper
 from graphopt.errors import ModelError
 
 from . import dtypes
-from .attributes import PLAIN, reference
+from .attributes import PLAIN, node_names, reference
+from .chain import Chain
 from .external import Files
-from .graph import extras, new_constant, new_node, new_variable, subgraphs
+from .graph import extras, new_constant, new_node, new_variable, scopes, subgraphs
 from .order import is_sorted, toposort
 from .shapes import Dim
 from .validity import Forms, check_bodies, check_calls, check_imports, check_text, label, prose
 from .weights import ProtoValues, SparseTensor, read, stored
+from .weights import proto as as_message
 
 Names = dict[str, gs.Tensor]
 
@@ -38,6 +40,7 @@ class Reader:
         self._given: set[str] = set()
         self._in_function = False
         self._count: dict[str, int] = {}
+        self._unread: dict[int, list[onnx.TensorProto]] = {}  # by id(graph): named by annotations or training only
         self._forms_of: dict[int, tuple[Any, Forms]] = {}
 
     def read(self) -> gs.Graph:
@@ -50,7 +53,7 @@ class Reader:
             raise ModelError(f"its IR version is {model.ir_version}")
         if opset is None and not model.functions and not any(entry.domain for entry in imports):
             raise ModelError("the model imports no opset", hint="its exporter left out opset_import")
-        self._given = {node.name for group in (model.graph, *model.functions) for node in group.node}
+        self._given = {name for group in (model.graph, *model.functions) for name in node_names(group.node)}
         self._in_function = True
         functions = [self._function(function, imports) for function in model.functions]
         self._in_function = False
@@ -61,8 +64,8 @@ class Reader:
             if isinstance(tensor, gs.Variable) and tensor.dtype is None and tensor.type == "tensor_type":
                 raise ModelError(f"input {tensor.name!r} has no type", where="graph")
         graph._functions = functions
-        for function in functions:
-            function._functions = functions
+        for scope in scopes(graph):  # graphsurgeon: one list, shared by all
+            scope._functions = functions
         graph.producer_name, graph.producer_version = prose(model.producer_name), prose(model.producer_version)
         graph.ir_version = model.ir_version
         graph.doc_string = prose(model.graph.doc_string)
@@ -76,6 +79,7 @@ class Reader:
         rest.training_info.extend(model.training_info)
         rest.configuration.extend(model.configuration)
         rest.graph.quantization_annotation.extend(model.graph.quantization_annotation)
+        rest.graph.initializer.extend(self._unread.get(id(graph), ()))
         rest.graph.metadata_props.extend(model.graph.metadata_props)
         entry.proto = rest
         return graph
@@ -159,12 +163,21 @@ class Reader:
             outputs.append(tensor)
         graph = gs.Graph([], inputs, outputs, prose(proto.name), prose(proto.doc_string), opset, imports)
         graph.nodes = nodes  # given to the constructor, they would be searched for functions
+        if proto.quantization_annotation or self.model.training_info:
+            results = {id(tensor) for tensor in outputs}
+            unread = [
+                t
+                for t in names.values()
+                if isinstance(t, gs.Constant) and not (t.outputs or isinstance(t._values, SparseTensor))
+            ]
+            self._unread[id(graph)] = [as_message(t) for t in unread if id(t) not in results]
         if outer or where != "graph":
             entry = extras(graph)
             entry.metadata = _metadata(proto)
             if proto.quantization_annotation:
                 entry.proto = onnx.ModelProto()
                 entry.proto.graph.quantization_annotation.extend(proto.quantization_annotation)
+                entry.proto.graph.initializer.extend(self._unread.get(id(graph), ()))
         return graph
 
     def _initializers(self, proto: onnx.GraphProto, names: Names, inputs: list[gs.Tensor], where: str) -> None:
@@ -235,6 +248,8 @@ class Reader:
                     check_bodies(node, f"{where}, node {label(proto)}")
             if proto.doc_string or proto.metadata_props or proto.overload:
                 _node_extras(node, proto)
+            if proto.device_configurations:
+                _kept(node).device_configurations.extend(proto.device_configurations)
             nodes.append(node)
         if not in_order or (nested and not is_sorted(nodes)):
             nodes = toposort(nodes, where)
@@ -274,6 +289,8 @@ class Reader:
                 raise ModelError(
                     f"attribute {name!r} is there twice" if name else "an attribute has no name", where=place
                 )
+            if attribute.doc_string:
+                _kept(node).attribute.add(name=name, doc_string=prose(attribute.doc_string))
             if attribute.ref_attr_name:
                 if not self._in_function:
                     what = f"attribute {name!r} refers to {attribute.ref_attr_name!r} of a function, outside of one"
@@ -282,9 +299,9 @@ class Reader:
             elif kind in PLAIN:
                 attrs[name] = PLAIN[kind](attribute)
             elif kind == AttributeProto.GRAPH:
-                attrs[name] = self._graph(attribute.g, _Chain(names, outer), opset, imports, place)
+                attrs[name] = self._graph(attribute.g, Chain(names, outer), opset, imports, place)
             elif kind == AttributeProto.GRAPHS:
-                inner = _Chain(names, outer)
+                inner = Chain(names, outer)
                 attrs[name] = [self._graph(body, inner, opset, imports, place) for body in attribute.graphs]
             else:
                 attrs[name] = self._tensors(attribute, place)
@@ -336,28 +353,6 @@ class Reader:
         return made
 
 
-class _Chain(Mapping[str, gs.Tensor]):
-    """Names of enclosing scopes, looked up from the inside out, without copying them."""
-
-    def __init__(self, names: Names, outer: Mapping[str, gs.Tensor]) -> None:
-        self.names, self.outer = names, outer
-
-    def __getitem__(self, name: str) -> gs.Tensor:
-        scope: Mapping[str, gs.Tensor] = self
-        while isinstance(scope, _Chain):
-            if name in scope.names:
-                return scope.names[name]
-            scope = scope.outer
-        return scope[name]
-
-    def __iter__(self) -> Any:
-        yield from self.names
-        yield from self.outer
-
-    def __len__(self) -> int:
-        return len(self.names) + len(self.outer)
-
-
 def _opset(imports: Iterable[Any]) -> int | None:
     return next((int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx")), None)
 
@@ -371,6 +366,14 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 def _metadata(holder: Any) -> dict[str, str]:
     return {prose(prop.key): prose(prop.value) for prop in holder.metadata_props}
+
+
+def _kept(node: gs.Node) -> onnx.NodeProto:
+    """Fields of a node to be written back as they are: device configurations, documentation of attributes."""
+    entry = extras(node)
+    if entry.proto is None:
+        entry.proto = onnx.NodeProto()
+    return entry.proto  # type: ignore[no-any-return]
 
 
 def _node_extras(node: gs.Node, proto: onnx.NodeProto) -> None:

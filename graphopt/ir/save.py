@@ -115,6 +115,7 @@ class Staged:
             for path in fresh:
                 path.unlink(missing_ok=True)
             raise
+        _sync_folder(self.target.parent)
         for stale in old - set(done):
             if stale.resolve() not in self._sources and not _is_named(stale, self.target):
                 stale.unlink(missing_ok=True)
@@ -326,6 +327,16 @@ def _field(number: int, length: int) -> bytes:
             value >>= 7
         result.append(value)
     return bytes(result)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Without it a power cut may undo the renaming; some file systems cannot."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sync(file: IO[bytes]) -> None:

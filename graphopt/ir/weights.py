@@ -91,6 +91,11 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
         self._array: Array | None = None
 
     def load(self) -> Array:
+        """graphsurgeon's `.values`: a copy, which plain graphsurgeon code writes to in place."""
+        return self.view().copy()
+
+    def view(self) -> Array:
+        """The values, not to be written to; small ones are kept."""
         if self._array is None:
             if self.dtype.kind == "O":  # numpy_helper refuses bytes that are no UTF-8
                 items = [text(item) for item in self.tensor.string_data]
@@ -105,7 +110,7 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The stored bytes, in one piece."""
-        yield self.tensor.raw_data or raw(self.load())
+        yield self.tensor.raw_data or raw(self.view())
 
 
 class ExternalValues(LazyValues):  # type: ignore[misc]
@@ -138,19 +143,23 @@ class ExternalValues(LazyValues):  # type: ignore[misc]
         except OSError as error:
             raise ModelError(f"external data cannot be read: {error.strerror}", where=str(self.path)) from error
 
+    def view(self) -> Array:
+        """The values, not to be written to."""
+        array = self.load()
+        array.flags.writeable = False
+        return array
+
     def load(self) -> Array:
         proto = onnx.TensorProto(data_type=dtypes.to_onnx(self.dtype), dims=self.shape)
         if dtypes.bits(self.dtype) < 8 or np.dtype(self.dtype).kind == "O":
             proto.raw_data = b"".join(self.chunks())
-            return numpy_helper.to_array(proto)
+            return numpy_helper.to_array(proto).copy()
         buffer = bytearray(self.nbytes)
         at = 0
         for piece in self.chunks():
             buffer[at : at + len(piece)] = piece
             at += len(piece)
-        array = np.frombuffer(buffer, self.dtype).reshape(self.shape)
-        array.flags.writeable = False
-        return array
+        return np.frombuffer(buffer, self.dtype).reshape(self.shape)
 
 
 class SparseTensor(SparseValues):  # type: ignore[misc]
@@ -203,7 +212,19 @@ def chunks(constant: gs.Constant) -> Iterator[bytes | memoryview]:
 def read(constant: gs.Constant) -> Array:
     """The values; not to be written to. Large ones are not kept in memory by the constant."""
     values = constant._values
-    return values if isinstance(values, np.ndarray) else values.load()
+    if isinstance(values, np.ndarray):
+        return values
+    return values.view() if isinstance(values, (ProtoValues, ExternalValues)) else values.load()
+
+
+def own(constant: gs.Constant) -> None:
+    """Replace values that graphsurgeon's importer left by ours. Raises ModelError where they are incomplete."""
+    values = constant._values
+    where = f"initializer {constant.name!r}"
+    if type(values) is SparseValues:
+        constant._values = SparseTensor(values.tensor, where)
+    elif type(values) is LazyValues and values.tensor.data_location != onnx.TensorProto.EXTERNAL:
+        constant._values = ProtoValues(values.tensor, *stored(values.tensor, where))
 
 
 def size(constant: gs.Constant) -> int:

@@ -43,6 +43,7 @@ class Writer:
         self.later: list[gs.Constant] = []
         self.plan = Plan()
         self.needs = 0
+        self._node_names: set[str] | None = None
 
     def model(self) -> onnx.ModelProto:
         """The message. Raises ModelError where the graph is no valid model, and beyond protobuf's 2 GB."""
@@ -74,6 +75,20 @@ class Writer:
         self._note(constant, out)
         return out
 
+    def _metadata(self, entries: dict[str, str], out: Any) -> None:
+        if entries:
+            out.metadata_props.extend(_props(entries))
+            self.needs = max(self.needs, 10)
+
+    def _free_node_name(self, stem: str) -> str:
+        if self._node_names is None:
+            self._node_names = {node.name for scope in scopes(self.graph) for node in scope.nodes}
+        name, number = stem, 0
+        while name in self._node_names:
+            name, number = f"{stem}_{number}", number + 1
+        self._node_names.add(name)
+        return name
+
     def _name(self, tensor: gs.Tensor) -> str:
         return self.plan.renamed.get(id(tensor)) or tensor.name
 
@@ -85,9 +100,10 @@ class Writer:
             out.doc_string = graph.doc_string
         entry = peek(graph)
         if graph is not self.graph and entry is not None:
-            out.metadata_props.extend(_props(entry.metadata))
+            self._metadata(entry.metadata, out)
             if entry.proto is not None:
                 out.quantization_annotation.extend(entry.proto.graph.quantization_annotation)
+                out.initializer.extend(entry.proto.graph.initializer)
         for tensor in graph.inputs:
             self._info(tensor, out.input.add())
         for tensor in graph.outputs:
@@ -124,13 +140,12 @@ class Writer:
             last.name = self._name(constant)
             self._note(constant, last)
 
-    @staticmethod
-    def _note(constant: gs.Constant, out: TensorProto) -> None:
+    def _note(self, constant: gs.Constant, out: TensorProto) -> None:
         note = peek(constant)
         if note is not None and (note.doc_string or note.metadata):
             out.doc_string = note.doc_string
             del out.metadata_props[:]
-            out.metadata_props.extend(_props(note.metadata))
+            self._metadata(note.metadata, out)
 
     def _require(self, number: int) -> None:
         version = _least_ir(number)
@@ -143,19 +158,18 @@ class Writer:
         if entry is not None:
             if entry.doc_string:
                 out.doc_string = entry.doc_string
-            out.metadata_props.extend(_props(entry.metadata))
+            self._metadata(entry.metadata, out)
             if entry.type_proto is not None:
                 out.type.CopyFrom(entry.type_proto)
                 if entry.type_proto.WhichOneof("value") != "tensor_type":
                     return
-        dtype = dtypes.of(tensor)
-        if dtype is None:
+        dtype, shape = dtypes.of(tensor), shapes.of(tensor)
+        if dtype is None and shape is None:
             return
-        number = dtypes.to_onnx(dtype)
-        self._require(number)
         kind = out.type.tensor_type
-        kind.elem_type = number
-        shape = shapes.of(tensor)
+        if dtype is not None:
+            kind.elem_type = dtypes.to_onnx(dtype)
+            self._require(kind.elem_type)
         if shape is None:
             return
         notes = [dim.denotation for dim in kind.shape.dim]
@@ -191,6 +205,12 @@ class Writer:
         entry = peek(node)
         if entry is None:
             return
+        if entry.proto is not None:
+            out.device_configurations.extend(entry.proto.device_configurations)
+            notes = {attribute.name: attribute.doc_string for attribute in entry.proto.attribute}
+            for attribute in out.attribute:
+                if attribute.name in notes:
+                    attribute.doc_string = notes[attribute.name]
         if entry.doc_string:
             out.doc_string = entry.doc_string
         if entry.overload:
@@ -203,9 +223,7 @@ class Writer:
                 metadata["graphopt.origin"] = json.dumps(names)
         if entry.rules:
             metadata["graphopt.rule"] = json.dumps(flatten(entry.rules))
-        if metadata:
-            out.metadata_props.extend(_props(metadata))
-            self.needs = max(self.needs, 10)
+        self._metadata(metadata, out)
 
     def _attribute(self, name: str, value: Any, out: AttributeProto) -> None:
         if isinstance(value, gs.Constant):
@@ -231,7 +249,7 @@ class Writer:
             if entry.overload:
                 out.overload = entry.overload
                 self.needs = max(self.needs, 10)
-            out.metadata_props.extend(_props(entry.metadata))
+            self._metadata(entry.metadata, out)
         out.input.extend([self._name(tensor) for tensor in function.inputs])
         out.output.extend([self._name(tensor) for tensor in function.outputs])
         for name, value in function.attrs.items():
@@ -241,7 +259,7 @@ class Writer:
                 self._attribute(name, value, out.attribute_proto.add())
         for constant in self.plan.homes.get(id(function), ()):
             node, name = out.node.add(), self._name(constant)
-            node.op_type, node.name = "Constant", f"{name}_constant"
+            node.op_type, node.name = "Constant", self._free_node_name(f"{name}_constant")
             node.output.append(name)
             self._attribute("value", constant, node.attribute.add())
         known = {id(tensor) for tensor in (*function.inputs, *function.outputs)}
