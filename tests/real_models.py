@@ -27,11 +27,27 @@ def ocr(name: str) -> Path:
 OCR_SHAPES = {"rec": (1, 3, 48, 320), "det": (1, 3, 320, 320), "cls": (1, 3, 48, 192)}
 
 
+def text_page(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """A light page with rows of dark strokes, normalized as the OCR networks want it: noise would find no text."""
+    rng = np.random.default_rng(seed)
+    _, _, height, width = shape
+    image = np.full((height, width), 0.95, np.float32)
+    for top in range(12, height - 12, 28):
+        left = 8
+        while left < width - 20:
+            stroke = int(rng.integers(3, 9))
+            rows = image[top : top + 14, left : left + stroke]
+            rows[...] = rng.random(rows.shape) * 0.3
+            left += stroke + int(rng.integers(2, 8))
+    return np.broadcast_to((image - 0.5) / 0.5, shape).astype(np.float32).copy()
+
+
 def light(name: str, seed: int = 0) -> onnx.ModelProto:
     """A light_* architecture with random weights: as shipped its weights are ConstantOfShape, its outputs constant.
 
     Weights are normal, scaled so that activations neither vanish nor explode; BatchNormalization gets scales and
-    variances around one.
+    variances around one. What goes into the last Softmax is an output too: with random weights the Softmax is often
+    one-hot, and would hide any error.
     """
     model = onnx.load(LIGHT / f"{name}.onnx")
     rng = np.random.default_rng(seed)
@@ -55,6 +71,9 @@ def light(name: str, seed: int = 0) -> onnx.ModelProto:
     for name, value in made.items():
         if name not in listed:
             graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, value.shape))
+    last = graph.node[-1]
+    if last.op_type == "Softmax":
+        graph.output.append(onnx.helper.make_tensor_value_info(last.input[0], onnx.TensorProto.FLOAT, None))
     return model
 
 
