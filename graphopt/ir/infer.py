@@ -44,6 +44,7 @@ class Inference:
             for scope in (graph, *graph.functions)
         }
         self._main = self._imports[id(graph)]
+        self._ran = False
         self._ir_version = max(graph.ir_version or 8, 8)
 
     def run(self) -> None:
@@ -52,6 +53,7 @@ class Inference:
         for root in (self.graph, *self.graph.functions):
             imports = self._imports[id(root)]
             self._scope(root, imports, local)
+        self._ran = True
 
     def _scope(self, root: gs.Graph, imports: Sequence[Any], local: set[tuple[str, str]]) -> None:
         pending: list[tuple[list[gs.Node], int, gs.Node | None]] = [(list(root.nodes), 0, None)]
@@ -69,7 +71,7 @@ class Inference:
                 if bodies:
                     del node.__dict__["_inferred"]
                     self._control(node, bodies)
-                elif (node.domain or "", node.op) not in local:
+                elif (node.domain or "", node.op) not in local and not (self._ran and _is_settled(node)):
                     self.node(node, imports)
                 index += 1
 
@@ -195,6 +197,11 @@ def _set(tensor: gs.Tensor, kind: Type) -> None:
     if dtype is not None:
         tensor.dtype = dtype
     tensor.shape = shapes.merge(shape, shapes.of(tensor))
+
+
+def _is_settled(node: gs.Node) -> bool:
+    """Whether nothing more can be learnt of the outputs: after a first run, static is final."""
+    return all(not t.name or (t.dtype is not None and shapes.is_static(t.shape)) for t in node.outputs)
 
 
 def _type(tensor: gs.Tensor) -> Type:
