@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.config import Target
 from graphopt.ir.edits import inherit
-from graphopt.ir.graph import scopes, subgraphs
-from graphopt.ir.weights import digest, nbytes
+from graphopt.ir.graph import new_constant, scopes, subgraphs
+from graphopt.ir.weights import digest, nbytes, read
 from graphopt.rewrite.spelling import RANDOM, is_standard
 from graphopt.rewrite.worklist import Model
 
@@ -44,6 +45,59 @@ def merge_equal_weights(graph: gs.Graph, target: Target, model: Model) -> int:
 
 
 @graphopt.pass_("simplify", after=["merge-equal-weights"])
+def share_transposed_weights(graph: gs.Graph, target: Target, model: Model) -> int:
+    """Gemm(x, transpose(w), transB=t) = Gemm(x, w, transB=1-t), where w is in the model anyway.
+
+    Only for weights whose every reader is the second operand of a Gemm: elsewhere a Transpose would have to be added.
+    """
+    changes = 0
+    for home in (graph, *graph.functions):
+        alike: dict[Any, dict[int, gs.Constant]] = {}
+        for scope in scopes(home, functions=False):
+            for node in scope.nodes:
+                for tensor in node.inputs:
+                    if isinstance(tensor, gs.Constant) and len(tensor.shape) == 2 and nbytes(tensor) >= TWIN_LEAST:
+                        alike.setdefault((str(tensor.dtype), *sorted(tensor.shape)), {})[id(tensor)] = tensor
+        for group in alike.values():
+            changes += _share(list(group.values()), model) if len(group) > 1 else 0
+    return changes
+
+
+TWIN_LEAST = 1 << 12
+"""Bytes from which a transposed twin is looked for."""
+
+
+def _share(group: list[gs.Constant], model: Model) -> int:
+    edit = model.editor
+    free = [t for t in group if not edit.is_result(t) and all(_is_right_factor(user, t) for user in t.outputs)]
+    if not free:
+        return 0
+    known: dict[bytes, gs.Constant] = {}
+    for tensor in group:
+        known.setdefault(digest(tensor), tensor)
+    gone: set[int] = set()
+    changes = 0
+    for tensor in free:
+        turned = digest(new_constant("", np.asarray(read(tensor).T, order="C")))
+        twin = known.get(turned)
+        if twin is None or twin is tensor or id(twin) in gone or turned == digest(tensor):
+            continue
+        for node in list(tensor.outputs):
+            node.attrs["transB"] = 1 - int(node.attrs.get("transB", 0))
+            edit.edited(node)
+        edit.replace_uses(tensor, twin)
+        gone.add(id(tensor))
+        changes += 1
+    return changes
+
+
+def _is_right_factor(node: gs.Node, tensor: gs.Constant) -> bool:
+    if node.op != "Gemm" or not is_standard(node) or isinstance(node.attrs.get("transB"), gs.Node.AttributeRef):
+        return False
+    return [slot for slot, other in enumerate(node.inputs) if other is tensor] == [1]
+
+
+@graphopt.pass_("simplify", after=["merge-equal-weights", "share-transposed-weights"])
 def merge_equal_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(x) = f(x): nodes of equal operator, attributes and inputs in one scope are one.
 
@@ -100,4 +154,4 @@ def _key(node: gs.Node) -> Any:
 
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [merge_equal_weights, merge_equal_nodes]
+    return [merge_equal_weights, share_transposed_weights, merge_equal_nodes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt_passes.duplicates import merge_equal_nodes, merge_equal_weights
+from graphopt_passes.duplicates import merge_equal_nodes, merge_equal_weights, share_transposed_weights
 
 from graphopt.testing import apply, assert_unchanged, check_rule, model
 
@@ -96,3 +96,49 @@ def test_nodes_of_different_bodies_stay_apart():
             y = If(c)<then_branch = t () => (u) { u = Neg(x) }, else_branch = e () => (v) { v = Neg(x) }>
         }""",
     )
+
+
+W = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = Gemm(x, w) y = Gemm(a, v)",
+        "a = Gemm<transB = 1>(x, v) y = Gemm<transB = 1>(a, w)",
+        "a = Gemm(x, w) y = Gemm<transB = 1>(a, w) b = Gemm(a, v) z = Relu(b)",
+    ],
+)
+def test_a_transposed_twin_is_read_through_the_flag_of_gemm(text):
+    outputs = "float[3,48] y, float[3,48] z" if "z" in text else "float[3,48] y"
+    weights = {"w": W, "v": np.ascontiguousarray(W.T)}
+    source = model(f"g (float[3,48] x) => ({outputs}) {{ {text} }}", weights=weights)
+    result = check_rule(share_transposed_weights, source, fires=1)
+    assert len(result.graph.initializer) == 1
+    assert len(result.graph.node) == len(source.graph.node)
+
+
+@pytest.mark.parametrize(
+    ("text", "v"),
+    [
+        ("a = Gemm(x, w) b = MatMul(a, v) y = Relu(b)", W.T),
+        ("a = Gemm(x, w) b = Gemm(a, v) n = Neg(v) s = ReduceSum(n) y = Add(b, s)", W.T),
+        ("a = Gemm(x, w) y = Gemm(a, v)", np.nextafter(W.T, np.float32(9))),
+    ],
+)
+def test_other_readers_and_other_numbers_keep_their_weight(text, v):
+    weights = {"w": W, "v": np.ascontiguousarray(v)}
+    source = model(f"g (float[3,48] x) => (float[3,48] y) {{ {text} }}", weights=weights)
+    _, counts = apply(source, share_transposed_weights)
+    if "MatMul" in text or "Neg" in text:  # w itself is read by a Gemm alone, and may take the other's place
+        assert counts["share-transposed-weights"] <= 1
+    else:
+        assert counts["share-transposed-weights"] == 0
+
+
+def test_a_symmetric_weight_is_its_own_twin():
+    w = (np.eye(64) * 2).astype(np.float32)
+    source = model(
+        "g (float[3,64] x) => (float[3,64] y) { a = Gemm(x, w) y = Gemm(a, v) }", weights={"w": w, "v": w + 1}
+    )
+    assert_unchanged(share_transposed_weights, source)
