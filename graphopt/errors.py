@@ -3,6 +3,10 @@
 A message says what is wrong, where (file, node, pass, plugin), and what to do about it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class GraphoptError(Exception):
     """A failure that the user can act on: printed without a traceback, exit code 1."""
@@ -51,3 +55,11 @@ class VerificationError(GraphoptError):
 
 class BackendError(GraphoptError):
     """A backend is missing, refused the model, failed to build it, or died."""
+
+
+def nearest(name: str, names: Iterable[str], otherwise: str, cutoff: float = 0.5) -> str:
+    """'did you mean a or b?' for a name that does not exist; `otherwise` where nothing is alike."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(names), 3, cutoff)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise

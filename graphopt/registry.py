@@ -16,7 +16,7 @@ from typing import Any
 import pluggy
 
 from . import hookspecs
-from .errors import GraphoptError, PluginError, UsageError
+from .errors import GraphoptError, PluginError, UsageError, nearest
 from .rewrite.rule import STAGES, Entry, entry
 
 SWITCHED_OFF = "switched off by --no-plugin"
@@ -137,7 +137,9 @@ class Registry:
         skipped = set(skip)
         if unknown := skipped - names:
             name = sorted(unknown)[0]
-            raise UsageError(f"--skip {name}: no such pass", hint=_nearest(name, names))
+            raise UsageError(
+                f"--skip {name}: no such pass", hint=nearest(name, names, "graphopt passes lists them", 0.6)
+            )
         return [e for e in entries if (e.name in wanted or e.stage in wanted) and e.name not in skipped]
 
     def inputs(self, path: str) -> dict[str, Any] | None:
@@ -163,13 +165,6 @@ def _listed(plugin: str, runs: Any) -> list[Any]:
     if isinstance(runs, (list, tuple)):
         return list(runs)
     raise PluginError(f"graphopt_passes returned {type(runs).__name__}, not a list", where=f"plugin {plugin}")
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(names), 3)
-    return f"did you mean {' or '.join(close)}?" if close else "graphopt passes lists them"
 
 
 def _from_entry_point(point: EntryPoint, off: set[str]) -> Plugin:

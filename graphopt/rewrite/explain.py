@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from graphopt.errors import UsageError
+from graphopt.errors import UsageError, nearest
 from graphopt.ir.graph import flatten, peek, scopes
 
-from .build import Ops, Skip
+from .build import Skip
 from .manager import Manager
 from .match import Match, Matcher, NearMiss
 from .pattern import Const, Either, Maybe, NodePattern, Output, roots
 from .rule import Entry, FunctionPass, Rule
-from .value import Value
 from .worklist import Model
 
 Start = Callable[..., Manager]
@@ -109,7 +107,7 @@ def _entry(manager: Manager, name: str) -> Entry:
         raise UsageError(
             f"no pass of this run is named {name!r}",
             where="--pass",
-            hint=_nearest(name, known, "graphopt passes lists them"),
+            hint=nearest(name, known, "graphopt passes lists them"),
         )
     return known[name]
 
@@ -119,13 +117,8 @@ def _unknown(name: str, graph: gs.Graph) -> UsageError:
     return UsageError(
         f"the model has no node {name!r}, and none with such an output",
         where="--node",
-        hint=_nearest(name, names, f"its nodes: {', '.join(names[:5])}, ..."),
+        hint=nearest(name, names, f"its nodes: {', '.join(names[:5])}, ..."),
     )
-
-
-def _nearest(name: str, names: Iterable[str], otherwise: str) -> str:
-    close = get_close_matches(name, list(names), 3, 0.5)
-    return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def _find(graph: gs.Graph, name: str) -> gs.Node | None:
@@ -173,11 +166,7 @@ def _try(
     match = Matcher(model.editor, model.opset, miss).match(traced, node, shared_inner=rule.shared_inner)
     if match is None:
         return "no match", miss.reason + _sources(model.graph, miss.reason), []
-    ops = Ops(model.editor, model.inference, node, model.opset(node), model.imports(node))
-    for value in match.bound.values():
-        for item in value if isinstance(value, list) else (value,):
-            if isinstance(item, Value):
-                item._ops = ops
+    ops = model.ops(node, match)
     try:
         reason = traced.call(rule.check, ops, match.bound)
         if reason is None and veto is not None:

@@ -18,7 +18,7 @@ from graphopt.errors import GraphoptError, PassError
 from graphopt.ir import dtypes, shapes
 from graphopt.ir.edits import Editor, inherit
 from graphopt.ir.fingerprint import fingerprint
-from graphopt.ir.graph import scopes, subgraphs
+from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Inference
 
 from .build import Ops, Skip
@@ -112,6 +112,15 @@ class Model:
         home = self.home(node)
         return list(home.import_domains or [helper.make_opsetid("", home.opset)])
 
+    def ops(self, node: gs.Node, match: Match) -> Ops:
+        """The `op` of a rewrite at this node, known to the values that the match has bound."""
+        ops = Ops(self.editor, self.inference, node, self.opset(node), self.imports(node))
+        for value in match.bound.values():
+            for item in value if isinstance(value, list) else (value,):
+                if isinstance(item, Value):
+                    item._ops = ops
+        return ops
+
 
 class Worklist:
     """One group of rules over one model."""
@@ -203,12 +212,7 @@ class Worklist:
         match = matcher.match(traced, node, shared_inner=rule.shared_inner)
         if match is None:
             return False
-        model = self.model
-        ops = Ops(model.editor, model.inference, node, model.opset(node), model.imports(node))
-        for value in match.bound.values():
-            for item in value if isinstance(value, list) else (value,):
-                if isinstance(item, Value):
-                    item._ops = ops
+        ops = self.model.ops(node, match)
         reason: str | None
         try:
             reason = traced.call(rule.check, ops, match.bound)
@@ -320,6 +324,3 @@ def node_count(graph: gs.Graph) -> dict[str, int]:
             if node.op != "Constant":
                 counts[node.op] = counts.get(node.op, 0) + 1
     return counts
-
-
-__all__ = ["Enough", "Fired", "Model", "Worklist", "node_count", "subgraphs"]
