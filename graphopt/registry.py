@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pluggy
@@ -75,7 +75,8 @@ class Registry:
                 )
         if plugin.module is not None and not plugin.reason:
             _check_hooks(plugin)
-            self._manager.register(plugin.module, plugin.name)
+            found = {name: getattr(plugin.module, name) for name in plugin.hooks}
+            self._manager.register(SimpleNamespace(**found), plugin.name)  # pluggy would look at every name of a module
         self.plugins.append(plugin)
 
     def unavailable(self) -> list[str]:
@@ -167,8 +168,21 @@ def _listed(plugin: str, runs: Any) -> list[Any]:
     raise PluginError(f"graphopt_passes returned {type(runs).__name__}, not a list", where=f"plugin {plugin}")
 
 
+_SOURCES: dict[str, str] = {}
+
+
+def _source(point: EntryPoint) -> str:
+    """The distribution's name and version; its metadata is read once, not once an entry point."""
+    if point.dist is None:
+        return point.value
+    where = str(getattr(point.dist, "_path", ""))
+    if not where or where not in _SOURCES:
+        _SOURCES[where] = f"{point.dist.name} {point.dist.version}"
+    return _SOURCES[where]
+
+
 def _from_entry_point(point: EntryPoint, off: set[str]) -> Plugin:
-    source = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    source = _source(point)
     if point.name in off:
         return Plugin(point.name, source, reason=SWITCHED_OFF)
     try:

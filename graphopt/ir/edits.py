@@ -16,6 +16,9 @@ from . import dtypes, shapes
 from .graph import Links, adopt, extras, new_constant, new_node, new_variable, peek, scopes, subgraphs
 from .order import is_sorted, toposort
 
+_FEW = 4
+"""A tensor that lost a reader and has more left than this is none that a rule waits for."""
+
 
 class Editor:
     """All edits of one model: replace, insert, remove, with graph outputs, captures and names kept right."""
@@ -24,6 +27,8 @@ class Editor:
         self.graph = graph
         self.changes = 0
         """Number of edits so far."""
+        self.log: list[gs.Node] = []
+        """Nodes that were added, or whose inputs, attributes or readers changed, in order; some may be gone by now."""
         self._scope: dict[int, gs.Graph] = {}
         self._place: dict[int, tuple[int, int]] = {}
         self._alive: dict[int, gs.Node] = {}
@@ -142,6 +147,7 @@ class Editor:
         self._know(node, scope, (self._place[id(at)][0], self._count))
         self._added.setdefault(id(scope), (scope, []))[1].append(node)
         self._touch(scope)
+        self.log.append(node)
         for body in subgraphs(node):
             for inner in scopes(body, functions=False):
                 if not all(id(n) in self._alive for n in inner.nodes):
@@ -155,6 +161,7 @@ class Editor:
         self._place[id(node)] = (self._place[id(at)][0], self._count)
         self._added.setdefault(id(scope), (scope, []))[1].append(node)
         self._touch(scope)
+        self.log.append(node)
 
     def _touch(self, scope: gs.Graph) -> None:
         self._touched[id(scope)] = scope
@@ -163,16 +170,19 @@ class Editor:
     def edited(self, node: gs.Node) -> None:
         """Take notice that inputs or attributes of a node were set directly."""
         self._touch(self._scope[id(node)])
+        self.log.append(node)
 
     def replace_uses(self, old: gs.Tensor, new: gs.Tensor) -> int:
         """Every node that reads `old` reads `new`; graph outputs are left. Returns the number of slots."""
         count = len(old.outputs)
+        self.log.extend(old.inputs)
         for node in {id(user): user for user in old.outputs}.values():
             for slot in _slots(node, old):
                 node.inputs[slot] = new
             scope = self._scope.get(id(node))
             if scope is not None:
                 self._touch(scope)
+                self.log.append(node)
         return count
 
     def replace(self, old: gs.Tensor, new: gs.Tensor, *, at: gs.Node | None = None) -> None:
@@ -183,6 +193,7 @@ class Editor:
         if new is old:
             return
         self._share_facts(old, new)
+        self.log.extend(new.inputs)
         producer = old.inputs[0] if old.inputs else None
         results = self._results.get(id(old), ())
         if not results:
@@ -229,8 +240,9 @@ class Editor:
         dtype = dtypes.of(old) if dtypes.of(old) is not None else dtypes.of(new)
         for tensor in (old, new):
             if isinstance(tensor, gs.Variable) and tensor.type == "tensor_type":
-                if not self.is_input(tensor) and not self.is_result(tensor):
+                if tensor.shape != shape and not self.is_input(tensor) and not self.is_result(tensor):
                     tensor.shape = shape
+                    self.log.extend(tensor.outputs)
                 if tensor.dtype is None:
                     tensor.dtype = dtype
 
@@ -278,7 +290,18 @@ class Editor:
                     pending.append(tensor.inputs[0])
                 elif self.is_used(tensor):
                     loosened[id(tensor)] = tensor
+        for tensor in loosened.values():
+            self.log.extend(tensor.inputs)
+            if len(tensor.outputs) <= _FEW:
+                self.log.extend(tensor.outputs)
         return list(loosened.values())
+
+    def sweep(self, nodes: Iterable[gs.Node]) -> int:
+        """Remove those of `nodes` that nothing needs, and what only they needed; how many went."""
+        before = len(self._alive)
+        self.prune(nodes)
+        self.flush()
+        return before - len(self._alive)
 
     def set_output(self, scope: gs.Graph, index: int, tensor: gs.Tensor) -> None:
         """Make `tensor` the output number `index` of a body or function (names of bodies' outputs are free)."""
@@ -292,6 +315,7 @@ class Editor:
         if not any(holder is scope for holder in self._results.setdefault(id(tensor), [])):
             self._results[id(tensor)].append(scope)
         self._touch(scope)
+        self.log.extend((*old.inputs, *tensor.inputs))
 
     def flush(self) -> None:
         """Put the nodes of every edited scope in order; cheap where nothing changed."""
@@ -322,10 +346,7 @@ def _slots(node: gs.Node, tensor: gs.Tensor) -> list[int]:
 def remove_dead(graph: gs.Graph, editor: Editor | None = None) -> int:
     """Remove every node whose outputs nothing reads, in all scopes; linear. Returns how many went."""
     edit = editor or Editor(graph)
-    before = len(edit._alive)
-    edit.prune(reversed(edit.nodes()))
-    edit.flush()
-    return before - len(edit._alive)
+    return edit.sweep(reversed(edit.nodes()))
 
 
 def inherit(new: gs.Node, parents: Iterable[gs.Node], rule: str = "") -> None:

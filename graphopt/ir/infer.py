@@ -6,7 +6,8 @@ types), so that the thousandth equal block of a network costs a dictionary look-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,10 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper, shape_inference
 
 from . import dtypes, shapes
+from .edits import Editor
 from .graph import peek, scopes, subgraphs
-from .shapes import Shape
+from .operator_shapes import Type, known
 from .weights import read, size
-
-Type = tuple[Any, Shape]
-"""(NumPy dtype or None, shape)."""
 
 SAME = frozenset(
     "Relu LeakyRelu PRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Tanh Erf Exp Log Sqrt Reciprocal Abs Neg Sign "
@@ -45,17 +44,45 @@ class Inference:
         }
         self._main = self._imports[id(graph)]
         self._ran = False
+        self._local: set[tuple[str, str]] = set()
+        self.news: list[gs.Tensor] = []
+        """Values of which more became known since the list was last emptied."""
         self._ir_version = max(graph.ir_version or 8, 8)
 
     def run(self) -> None:
         """Fill in types and shapes of every value of every scope, in order; what was declared is refined."""
-        local = {(function.domain or "", function.name) for function in self.graph.functions}
+        self._local = {(function.domain or "", function.name) for function in self.graph.functions}
         for root in (self.graph, *self.graph.functions):
             imports = self._imports[id(root)]
-            self._scope(root, imports, local)
+            self._scope(root, imports)
         self._ran = True
 
-    def _scope(self, root: gs.Graph, imports: Sequence[Any], local: set[tuple[str, str]]) -> None:
+    def update(self, edited: Iterable[gs.Node], editor: Editor) -> None:
+        """What `run` would find after edits to these nodes; the work is that of the nodes whose types change."""
+        heap: list[tuple[tuple[int, int], int, gs.Node]] = []
+        queued: set[int] = set()
+        pending = list(edited)
+        while pending or heap:
+            for node in pending:
+                if id(node) not in queued and editor.has(node):
+                    if id(editor.scope(node)) not in self._imports or any(subgraphs(node)):
+                        self.run()
+                        return
+                    queued.add(id(node))
+                    heapq.heappush(heap, (editor.place(node), id(node), node))
+            pending = []
+            if not heap:
+                return
+            node = heapq.heappop(heap)[2]
+            queued.discard(id(node))
+            if (node.domain or "", node.op) in self._local or _is_settled(node):
+                continue
+            known = len(self.news)
+            self.node(node, self._imports[id(editor.scope(node))])
+            for tensor in self.news[known:]:
+                pending.extend(tensor.outputs)
+
+    def _scope(self, root: gs.Graph, imports: Sequence[Any]) -> None:
         pending: list[tuple[list[gs.Node], int, gs.Node | None]] = [(list(root.nodes), 0, None)]
         while pending:
             nodes, index, _ = pending.pop()
@@ -71,7 +98,7 @@ class Inference:
                 if bodies:
                     del node.__dict__["_inferred"]
                     self._control(node, bodies)
-                elif (node.domain or "", node.op) not in local and not (self._ran and _is_settled(node)):
+                elif (node.domain or "", node.op) not in self._local and not (self._ran and _is_settled(node)):
                     self.node(node, imports)
                 index += 1
 
@@ -85,13 +112,13 @@ class Inference:
             if not results or any(getattr(result, "type", "tensor_type") != "tensor_type" for result in results):
                 continue
             kinds = {dtypes.of(result) for result in results}
-            shape: Shape = None
+            shape: shapes.Shape = None
             if node.op == "If":
                 known = [shapes.of(result) for result in results]
                 if known[0] is not None and all(s is not None and len(s) == len(known[0]) for s in known):
                     columns = zip(*[s for s in known if s is not None], strict=True)
                     shape = tuple(column[0] if len(set(column)) == 1 else None for column in columns)
-            _set(tensor, (kinds.pop() if len(kinds) == 1 else None, shape))
+            self._set(tensor, (kinds.pop() if len(kinds) == 1 else None, shape))
 
     def node(self, node: gs.Node, imports: Sequence[Any] | None = None) -> None:
         """Set the types of one node's outputs from its inputs, as far as its operator tells."""
@@ -99,7 +126,21 @@ class Inference:
             return
         found = self.outputs(node, imports if imports is not None else self._main)
         for tensor, kind in zip(node.outputs, found or (), strict=False):
-            _set(tensor, kind)
+            self._set(tensor, kind)
+
+    def _set(self, tensor: gs.Tensor, kind: Type) -> None:
+        if type(tensor) is gs.Constant or tensor.type != "tensor_type":
+            return
+        dtype, shape = kind
+        known = tensor.shape
+        if shape != known:
+            shape = shapes.merge(shape, shapes.of(tensor))
+            if shape != known:
+                tensor.shape = shape
+                self.news.append(tensor)
+        if dtype is not None and (tensor.dtype is None or dtype != tensor.dtype):  # float64 == None, says NumPy
+            tensor.dtype = dtype
+            self.news.append(tensor)
 
     def outputs(self, node: gs.Node, imports: Sequence[Any]) -> list[Type] | None:
         """(dtype, shape) of each output; None where the operator is unknown or its inputs are no tensors."""
@@ -113,6 +154,10 @@ class Inference:
                 return [(np.dtype(bool) if op in COMPARE else first[0], shape)]
             if op == "Cast":
                 return [(dtypes.from_onnx(_number(node.attrs.get("to"))), first[1])]
+            opset = next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), 0)
+            plain = known(node, opset)
+            if plain is not None:
+                return plain
         try:
             key = self._key(node)
         except TypeError:
@@ -188,15 +233,6 @@ def forget(graph: gs.Graph) -> None:
             for tensor in node.outputs:
                 if isinstance(tensor, gs.Variable) and id(tensor) not in fed:
                     tensor.shape = None
-
-
-def _set(tensor: gs.Tensor, kind: Type) -> None:
-    if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type":
-        return
-    dtype, shape = kind
-    if dtype is not None:
-        tensor.dtype = dtype
-    tensor.shape = shapes.merge(shape, shapes.of(tensor))
 
 
 def _is_settled(node: gs.Node) -> bool:

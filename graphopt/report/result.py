@@ -43,8 +43,9 @@ def describe(graph: gs.Graph) -> Description:
     seen: set[int] = set()
     for scope in scopes(graph):
         for node in scope.nodes:
-            for tensor in (*node.inputs, *(v for v in node.attrs.values() if isinstance(v, gs.Constant))):
-                if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+            held = [value for value in node.attrs.values() if type(value) is gs.Constant] if node.attrs else ()
+            for tensor in (*node.inputs, *held):
+                if type(tensor) is gs.Constant and id(tensor) not in seen:
                     seen.add(id(tensor))
                     weights += nbytes(tensor)
 

@@ -1,72 +1,117 @@
-"""A cheap look before a match is tried: which operators must stand directly above the root."""
+"""A cheap look before a match is tried: the operators and constants above a root, as one compiled test."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import onnx_graphsurgeon as gs
 
-from .pattern import Const, Either, NodePattern, Operand, Output, Var
+from .pattern import Const, Either, Literal, NodePattern, Operand, Output, Traced, Var, roots
 from .spelling import COMMUTATIVE, MOVED
 
-
-class Need(NamedTuple):
-    """What one input of the root must be."""
-
-    slot: int
-    ops: frozenset[str]
-    """Operators of its producer; empty: it must be a constant."""
+Fits = Callable[[gs.Node], bool]
+"""False only where no match is possible; the operator of the node itself was looked at before."""
+_Test = Callable[[gs.Tensor, gs.Node], bool]
 
 
-Guard = tuple[tuple[Need, ...], bool]
-"""What the inputs must be, and whether the two may be swapped."""
+def guards(traced: Traced, shared_inner: bool) -> list[tuple[NodePattern, Fits]]:
+    """The nodes that may be at the root of a pattern's first output, each with its guard."""
+    shared = shared_inner or len(traced.outputs) > 1
+    known = traced.__dict__.get("_guards")
+    if known is None or known[0] != shared:
+        known = shared, [(root, guard(root, shared)) for root in roots(traced.outputs[0])]
+        traced.__dict__["_guards"] = known
+    return known[1]  # type: ignore[no-any-return]
 
 
-def guard(root: NodePattern) -> Guard:
-    """What can be told of a root's inputs without matching."""
-    needs = []
-    for slot, operand in enumerate(root.inputs):
-        if isinstance(operand, Var) and operand.rest:
-            break
-        ops = _ops(operand)
-        if ops is not None and (ops or root.op not in MOVED):
-            needs.append(Need(slot, ops))
-    return tuple(needs), root.op in COMMUTATIVE and len(root.inputs) == 2
+def guard(root: NodePattern, shared_inner: bool = False) -> Fits:
+    """What can be told of a node and what is above it without matching."""
+    times = Counter(id(pattern) for pattern in _nodes(root))
+    return _node(root, {key for key, count in times.items() if count == 1} if not shared_inner else set())
 
 
-def _ops(operand: Operand) -> frozenset[str] | None:
-    if isinstance(operand, Const):
-        return frozenset()
-    if isinstance(operand, NodePattern):
-        return frozenset((operand.op,))
+def _nodes(pattern: Operand) -> Iterator[NodePattern]:
+    if isinstance(pattern, NodePattern):
+        yield pattern
+        for child in pattern.inputs:
+            yield from _nodes(child)
+    elif isinstance(pattern, Output):
+        yield from _nodes(pattern.node)
+    elif isinstance(pattern, Either):
+        for option in pattern.options:
+            yield from _nodes(option)
+    elif isinstance(pattern, Const):
+        yield from _nodes(pattern.inner)
+
+
+def _node(pattern: NodePattern, own: set[int]) -> Fits:
+    """own: patterns of inner values that nothing else in the pattern reads."""
+    wanted = pattern.inputs
+    variadic = bool(wanted) and isinstance(wanted[-1], Var) and wanted[-1].rest
+    moved = {entry.slot for entry in MOVED.get(pattern.op, ())}
+    tests = [
+        (slot, test)
+        for slot, operand in enumerate(wanted)
+        if (test := _operand(operand, own)) is not None and not (slot in moved and test is _is_constant)
+    ]
+    names = [operand.name if isinstance(operand, Var) else "" for operand in wanted]
+    twins = len(wanted) == 2 and names[0] != "" and names[0] == names[1] and not variadic
+    most = 1 << 30 if variadic else len(wanted)
+    swapped = [(1 - slot, test) for slot, test in tests] if pattern.op in COMMUTATIVE and len(wanted) == 2 else None
+
+    def fits(node: gs.Node) -> bool:
+        inputs = node.inputs
+        count = len(inputs)
+        if count > most and inputs[-1].name:
+            return False
+        if twins:
+            alike = count == 2 and (inputs[0] is inputs[1] or all(_is_constant(one, node) for one in inputs))
+            return alike
+        for slot, test in tests:
+            if slot >= count or not test(inputs[slot], node):
+                break
+        else:
+            return True
+        if swapped is None or count != 2:
+            return False
+        return all(test(inputs[slot], node) for slot, test in swapped)
+
+    return fits
+
+
+def _is_constant(tensor: gs.Tensor, reader: gs.Node) -> bool:
+    return type(tensor) is gs.Constant or bool(tensor.inputs and tensor.inputs[0].op == "Constant")
+
+
+def _operand(operand: Operand, own: set[int]) -> _Test | None:
+    if isinstance(operand, (Const, Literal)):
+        return _is_constant
     if isinstance(operand, Output):
-        return frozenset((operand.node.op,))
+        return _made(operand.node, own)
+    if isinstance(operand, NodePattern):
+        return _made(operand, own)
     if isinstance(operand, Either):
-        parts = [_ops(option) for option in operand.options]
-        if all(part for part in parts):
-            return frozenset().union(*(part for part in parts if part))
+        options = [test for option in operand.options if (test := _operand(option, own)) is not None]
+        if len(options) == len(operand.options):
+            return lambda tensor, reader: any(test(tensor, reader) for test in options)
     return None
 
 
-def may_match(node: gs.Node, wanted: Guard) -> bool:
-    """Whether the root's inputs look right; False only where no match is possible."""
-    needs, swappable = wanted
-    inputs = node.inputs
-    if swappable and len(inputs) == 2:
-        return _fit(inputs, needs, 0) or _fit(inputs, needs, 1)
-    return _fit(inputs, needs, 0)
+def _made(pattern: NodePattern, own: set[int]) -> _Test:
+    op, above, alone = pattern.op, _node(pattern, own), id(pattern) in own
 
-
-def _fit(inputs: list[gs.Tensor], needs: tuple[Need, ...], flip: int) -> bool:
-    for slot, ops in needs:
-        slot ^= flip
-        if slot >= len(inputs):
-            return False
-        tensor = inputs[slot]
+    def made(tensor: gs.Tensor, reader: gs.Node) -> bool:
         producers = tensor.inputs
-        if not ops:
-            if type(tensor) is not gs.Constant and not (producers and producers[0].op == "Constant"):
-                return False
-        elif not producers or producers[0].op not in ops:
+        if not producers:
             return False
-    return True
+        node = producers[0]
+        if node.op != op:
+            return False
+        if alone:
+            for user in tensor.outputs:
+                if user is not reader:
+                    return False
+        return above(node)
+
+    return made

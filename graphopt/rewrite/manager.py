@@ -50,6 +50,7 @@ class Manager:
         self.budget = Budget(most)
         self._marks: dict[str, str] = {}
         self._clean: dict[str, int] = {}
+        self._groups: dict[str, Worklist] = {}
         self.last: tuple[str, str] = ("", "")
         """(pass, node) of the latest change."""
         self.fired = {
@@ -73,7 +74,7 @@ class Manager:
         """
         with collector_off():
             self.model = Model(self.graph)
-            self.model.inference.run()
+            self.model.infer()
             try:
                 self._sweeps(stop_before)
             except Enough:
@@ -132,13 +133,16 @@ class Manager:
         return changed
 
     def _rules(self, entries: list[Entry]) -> int:
-        work = Worklist(self.model, entries, self.fired, self.budget)
-        work.veto = self.veto
+        work = self._groups.get(entries[0].name)
+        if work is None:
+            work = self._groups[entries[0].name] = Worklist(self.model, entries, self.fired, self.budget)
+            work.veto = self.veto
         before = {one.name: self.fired[one.name].changes for one in entries}
         try:
             changed = work.run()
         finally:
             self.last = work.last or self.last
+        self.model.infer()
         if self.after_pass is not None:
             for one in entries:
                 self.after_pass(one.name, self.fired[one.name].changes - before[one.name])
@@ -147,6 +151,8 @@ class Manager:
     def _function(self, one: Entry) -> int:
         run, fired = one.run, self.fired[one.name]
         assert isinstance(run, FunctionPass)
+        if run.ops and not any(op in self.model.by_operator() for op in run.ops):
+            return 0
         self.budget.check()
         through_editor = "model" in inspect.signature(run.function).parameters
         before = self._mark(through_editor)
@@ -179,7 +185,7 @@ class Manager:
             fired.changes += claimed
             if not through_editor:
                 self.model.renew()
-            self.model.inference.run()
+            self.model.infer()
         if self.after_pass is not None:
             self.after_pass(one.name, claimed)
         return claimed

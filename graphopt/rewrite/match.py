@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.errors import PluginError
 from graphopt.ir import dtypes
 from graphopt.ir.edits import Editor
 
@@ -175,6 +176,11 @@ class Matcher:
             return self._fail(partial("{!r} has training outputs".format, node.name))
         self._nodes[id(pattern)] = node
         undo = self._attributes(pattern, node)
+        if undo is not None and pattern.label is not None:
+            if pattern.label.name in self._bound:
+                raise PluginError(f"label {pattern.label.name!r} of {pattern.op} stands elsewhere in the pattern too")
+            self._bound[pattern.label.name] = Value(node.outputs[0])
+            undo.append(pattern.label.name)
         if undo is not None:
             if any(self._solve(goals) for goals in self._operands(pattern, node, rest)):
                 return True
@@ -320,7 +326,8 @@ def _names(pattern: Operand) -> list[str]:
     if isinstance(pattern, Either):
         return [name for option in pattern.options for name in _names(option)]
     if isinstance(pattern, NodePattern):
-        named = [spec.name for spec in (*pattern.attrs.values(), pattern.rest_attrs) if isinstance(spec, Var)]
+        specs = (*pattern.attrs.values(), pattern.rest_attrs, pattern.label)
+        named = [spec.name for spec in specs if isinstance(spec, Var)]
         return [name for child in pattern.inputs for name in _names(child)] + named
     return []
 

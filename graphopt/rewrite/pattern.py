@@ -95,6 +95,8 @@ class NodePattern(Operand):
     rest_attrs: Var | None = None
     domain: str = ""
     outputs: int = 1
+    label: Var | None = None
+    """The variable that is bound to its first output."""
 
     def __iter__(self) -> Iterator[Operand]:
         return iter([Output(self, i) for i in range(self.outputs)])
@@ -122,6 +124,7 @@ class PatternOps:
     """The `op` of a pattern: `op.Name(inputs..., attribute=variable or value, attrs=variable, outputs=n)`.
 
     `attrs=` binds the attributes that are not named as a dict; without it they must have their default values.
+    `label=` binds the node's own (first) output to a variable, so that an inner value can be looked at or returned.
     """
 
     def __init__(self, domain: str = "") -> None:
@@ -146,9 +149,11 @@ class PatternOps:
             raise AttributeError(name)
         return partial(self._node, name)
 
-    def _node(self, name: str, *inputs: Any, attrs: Any = None, outputs: int = 1, **named: Any) -> NodePattern:
+    def _node(
+        self, name: str, *inputs: Any, attrs: Any = None, outputs: int = 1, label: Var | None = None, **named: Any
+    ) -> NodePattern:
         slots = tuple(operand(value) if value is not None else Maybe(_ABSENT) for value in inputs)
-        return NodePattern(name, slots, named, attrs, self._domain, outputs)
+        return NodePattern(name, slots, named, attrs, self._domain, outputs, label)
 
 
 _ABSENT = Literal(None)
@@ -177,14 +182,14 @@ class Traced:
             first = [bound[name] for name in wanted.positional]
             named = {name: bound[name] for name in self.variables if name in wanted.keywords}
             return function(op, *first, *(bound[self.rest] if self.rest else ()), **named)
-        names = {*wanted.positional, *wanted.keywords}
-        return function(op, **{name: bound[name] for name in (*self.variables, self.rest) if name in names})
+        return function(op, **{name: bound[name] for name in wanted.names if name in bound})
 
 
 class _Parameters(NamedTuple):
     positional: tuple[str, ...]
     keywords: tuple[str, ...]
     rest: bool
+    names: tuple[str, ...]
 
 
 def _parameters(function: Callable[..., Any]) -> _Parameters:
@@ -193,11 +198,10 @@ def _parameters(function: Callable[..., Any]) -> _Parameters:
     known = _SIGNATURES.get(key)
     if known is None:
         kinds = list(inspect.signature(function).parameters.values())[1:]
-        known = _SIGNATURES[key] = _Parameters(
-            tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD),
-            tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY),
-            any(p.kind is p.VAR_POSITIONAL for p in kinds),
-        )
+        positional = tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD)
+        keywords = tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+        rest = any(p.kind is p.VAR_POSITIONAL for p in kinds)
+        known = _SIGNATURES[key] = _Parameters(positional, keywords, rest, positional + keywords)
     return known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -65,6 +66,7 @@ class FunctionPass:
     stage: str
     after: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
 
     @property
     def doc(self) -> str:
@@ -72,12 +74,20 @@ class FunctionPass:
 
 
 def pass_(
-    stage: str = "simplify", *, after: Sequence[str] = (), before: Sequence[str] = (), name: str = ""
+    stage: str = "simplify",
+    *,
+    after: Sequence[str] = (),
+    before: Sequence[str] = (),
+    ops: Sequence[str] = (),
+    name: str = "",
 ) -> Callable[[Callable[..., int]], FunctionPass]:
-    """Make `f(graph, target) -> number of changes` a pass of this stage."""
+    """Make `f(graph, target) -> number of changes` a pass of this stage.
+
+    ops: the operators that it starts from; a model without any of them does not run it.
+    """
 
     def decorate(function: Callable[..., int]) -> FunctionPass:
-        return FunctionPass(function, name or kebab(function.__name__), stage, tuple(after), tuple(before))
+        return FunctionPass(function, name or kebab(function.__name__), stage, tuple(after), tuple(before), tuple(ops))
 
     return decorate
 
@@ -118,7 +128,21 @@ def entry(run: Any, plugin: str = "?") -> Entry:
         raise PluginError(f"pass {run.name} is of unknown stage {run.stage!r}", where=where, hint=", ".join(STAGES))
     if isinstance(run, FunctionPass):
         return Entry(run, plugin)
-    return Entry(run, plugin, trace(run.pattern, f"{where}, pass {run.name}"))
+    return Entry(run, plugin, _traced(run, where))
+
+
+def _traced(run: Rule, where: str) -> Traced:
+    """The rule's pattern; of a class whose instances hold nothing of their own, worked out once."""
+    own = vars(run).keys() - {"name", "target"}
+    kind = type(run)
+    if own or getattr(run.pattern, "__func__", None) is not kind.pattern:
+        return trace(run.pattern, f"{where}, pass {run.name}")
+    if kind not in _TRACED:
+        _TRACED[kind] = trace(run.pattern, f"{where}, pass {run.name}")
+    return _TRACED[kind]
+
+
+_TRACED: weakref.WeakKeyDictionary[type[Rule], Traced] = weakref.WeakKeyDictionary()
 
 
 def first_line(thing: Any) -> str:

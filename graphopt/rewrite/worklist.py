@@ -22,9 +22,8 @@ from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Inference
 
 from .build import Ops, Skip
-from .guard import Guard, guard, may_match
+from .guard import Fits, guards
 from .match import Match, Matcher
-from .pattern import roots
 from .rule import Entry, Rule
 from .value import Value
 
@@ -55,6 +54,9 @@ class Enough(Exception):
     """The allowed number of changes is used up."""
 
 
+_BEFORE_ALL, _AFTER_ALL = (-1, 0), (1 << 62, 0)
+
+
 class Budget:
     """How many changes a run may make, and has made."""
 
@@ -78,6 +80,7 @@ class Model:
         self.graph = graph
         self.inference = Inference(graph)
         self._edits = 0
+        self._opsets: dict[int, list[Any]] = {}
         self.renew()
 
     @property
@@ -89,10 +92,44 @@ class Model:
         """Take notice of changes made without the editor."""
         self._edits = self.version + 1 if hasattr(self, "editor") else 0
         self.editor = Editor(self.graph)
+        self._inferred = -1
+        self._by_operator: dict[str, list[gs.Node]] = {}
+        self._indexed = -1
+        self._looked_at: dict[str, int] = {}
         self._home: dict[int, gs.Graph] = {}
         for home in (self.graph, *self.graph.functions):
             for scope in scopes(home, functions=False):
                 self._home[id(scope)] = home
+
+    def infer(self) -> None:
+        """Bring types and shapes up to date with all edits."""
+        editor, inference = self.editor, self.inference
+        if self._inferred < 0:
+            inference.run()
+        elif self._inferred < len(editor.log):
+            inference.update(editor.log[self._inferred :], editor)
+            for tensor in inference.news:
+                editor.log.extend(tensor.inputs)
+                editor.log.extend(tensor.outputs)
+        inference.news.clear()
+        self._inferred = len(editor.log)
+
+    def by_operator(self) -> dict[str, list[gs.Node]]:
+        """The nodes of all scopes by operator, each list in order."""
+        if self._indexed != self.version:
+            self._indexed = self.version
+            found = self._by_operator = {}
+            for node in self.editor.nodes():
+                found.setdefault(node.op, []).append(node)
+        return self._by_operator
+
+    def fresh(self, reader: str) -> list[gs.Node]:
+        """The nodes that were added or edited since `reader` last asked; every node at first."""
+        log, start = self.editor.log, self._looked_at.get(reader)
+        self._looked_at[reader] = len(log)
+        if start is None:
+            return self.editor.nodes()
+        return [node for node in {id(node): node for node in log[start:]}.values() if self.editor.has(node)]
 
     def home(self, node: gs.Node) -> gs.Graph:
         """The model or function whose opset governs a node."""
@@ -106,11 +143,13 @@ class Model:
         return found
 
     def opset(self, node: gs.Node) -> int:
-        return int(self.home(node).opset)
+        return int((self.home(node) if self.graph.functions else self.graph).opset)
 
     def imports(self, node: gs.Node) -> list[Any]:
-        home = self.home(node)
-        return list(home.import_domains or [helper.make_opsetid("", home.opset)])
+        home = self.home(node) if self.graph.functions else self.graph
+        if id(home) not in self._opsets:
+            self._opsets[id(home)] = list(home.import_domains or [helper.make_opsetid("", home.opset)])
+        return self._opsets[id(home)]
 
     def ops(self, node: gs.Node, match: Match) -> Ops:
         """The `op` of a rewrite at this node, known to the values that the match has bound."""
@@ -132,51 +171,82 @@ class Worklist:
         self.veto: Veto | None = None
         self.last: tuple[str, str] | None = None
         """(pass, root node) of the latest rewrite."""
-        self.rules: dict[str, list[tuple[Entry, Guard]]] = {}
+        self.rules: dict[str, list[tuple[Entry, Fits]]] = {}
         self.depth = 1
         for one in entries:
             assert one.traced is not None
+            assert isinstance(one.run, Rule)
             self.depth = max(self.depth, one.traced.depth)
-            for root in roots(one.traced.outputs[0]):
-                self.rules.setdefault(root.op, []).append((one, guard(root)))
+            for root, fits in guards(one.traced, one.run.shared_inner):
+                self.rules.setdefault(root.op, []).append((one, fits))
         self._heap: list[tuple[tuple[int, int], int, gs.Node]] = []
         self._queued: set[int] = set()
         self._seq = 0
+        self._editor: Editor | None = None
+        self._seen = 0
+        """Length of the editor's log up to which its nodes were looked at."""
+        self._missed = False
+        """Whether a neighbourhood was too large to be looked at as a whole."""
+        self._frontier = _BEFORE_ALL
+        """Every node beyond this place is queued, or of no rule's operator."""
 
     def run(self) -> int:
-        """Rewrite to a fixpoint; the number of rewrites."""
+        """Rewrite to a fixpoint; the number of rewrites. A later run looks only at what was edited since."""
+        editor = self.model.editor
+        if self._editor is not editor:
+            self._editor, self._missed = editor, True
+        budget = 8 * len(editor.log) + 1000
         total = 0
         while True:
-            nodes = self.model.editor.nodes()
-            budget = 8 * len(nodes) + 1000
-            self._push(nodes)
+            if self._missed:
+                found = self.model.by_operator()
+                nodes = [node for op in self.rules for node in found.get(op, ())]
+                budget = 8 * len(nodes) + 1000
+                self._missed, self._seen = False, len(editor.log)
+                self._heap = sorted((editor.place(node), seq, node) for seq, node in enumerate(nodes))
+                self._queued = set(map(id, nodes))
+                self._seq = len(nodes)
+                self._frontier = _BEFORE_ALL
             changed = self._drain(budget)
-            self.model.editor.flush()
+            self._frontier = _AFTER_ALL
+            editor.flush()
             total += changed
-            if not changed:
+            if not (changed and self._missed):
                 return total
             if total > 4 * budget:
                 raise PassError(f"rewriting does not end: {self._busiest()}")
 
     def _push(self, nodes: Iterable[gs.Node]) -> None:
-        editor = self.model.editor
+        editor, queued, rules = self.model.editor, self._queued, self.rules
         for node in nodes:
-            if id(node) not in self._queued and node.op in self.rules and editor.has(node):
-                self._queued.add(id(node))
+            if id(node) not in queued and node.op in rules and editor.has(node):
+                queued.add(id(node))
                 self._seq += 1
                 heapq.heappush(self._heap, (editor.place(node), self._seq, node))
 
+    def _catch_up(self) -> None:
+        """Queue what the latest edits may have made ready for a rule."""
+        log = self.model.editor.log
+        if self._seen < len(log):
+            edited = log[self._seen :]
+            self._seen = len(log)
+            self._push(self._downstream(edited))
+
     def _drain(self, budget: int) -> int:
         matcher = Matcher(self.model.editor, self.model.opset)
+        editor, rules = self.model.editor, self.rules
         seen: dict[str, str] = {}
         done = 0
+        self._catch_up()
         while self._heap:
-            _, _, node = heapq.heappop(self._heap)
+            place, _, node = heapq.heappop(self._heap)
             self._queued.discard(id(node))
-            if not self.model.editor.has(node):
+            if not editor.has(node):
                 continue
-            for one, wanted in self.rules[node.op]:
-                if not may_match(node, wanted):
+            if place > self._frontier:
+                self._frontier = place
+            for one, fits in rules[node.op]:
+                if not fits(node):
                     continue
                 started = perf_counter()
                 changed = self._try(one, node, matcher)
@@ -185,6 +255,7 @@ class Worklist:
                     done += 1
                     if done > budget:
                         self._look_for_a_circle(seen, one.name)
+                    self._catch_up()
                     self._push([node])
                     break
         return done
@@ -268,35 +339,41 @@ class Worklist:
         for made in ops.made:
             editor.attach(made, last)
             inherit(made, match.nodes, one.name)
-        around: list[gs.Node] = [*ops.made]
         for old, tensor in zip(match.outputs, new, strict=True):
             editor.replace(old, tensor, at=last)
-            around.extend(list(old.outputs)[:NEAR])
-            around.extend(list(tensor.outputs)[:NEAR])
-            around.extend(tensor.inputs)
-            around.extend(old.inputs)
-        for tensor in editor.prune([*match.nodes, *ops.made]):
-            around.extend(tensor.inputs)
-            if len(tensor.outputs) <= 4:
-                around.extend(tensor.outputs)
-        self._push(self._downstream(around))
+        editor.prune([*match.nodes, *ops.made])
 
     def _downstream(self, start: list[gs.Node]) -> list[gs.Node]:
-        """The nodes within reach of the deepest pattern, at most NEAR beyond `start`."""
-        seen: dict[int, gs.Node] = {id(node): node for node in start}
-        front = start
+        """The nodes within reach of the deepest pattern that are not queued anyway."""
+        seen: dict[int, gs.Node] = {}
+        front = self._behind(start, seen)
         for _ in range(self.depth - 1):
-            following = []
+            users: list[gs.Node] = []
             for node in front:
                 for tensor in node.outputs:
-                    for user in list(tensor.outputs)[:NEAR]:
-                        if id(user) not in seen:
-                            seen[id(user)] = user
-                            following.append(user)
-            front = following
-            if not front or len(seen) > NEAR + len(start):
+                    readers = tensor.outputs
+                    if len(readers) > NEAR:
+                        readers, self._missed = readers[:NEAR], True
+                    users.extend(readers)
+            front = self._behind(users, seen)
+            if not front:
+                break
+            if len(seen) > NEAR * len(start):
+                self._missed = True
                 break
         return list(seen.values())
+
+    def _behind(self, nodes: Iterable[gs.Node], seen: dict[int, gs.Node]) -> list[gs.Node]:
+        """Those of `nodes` that are new or not beyond the frontier, each once."""
+        editor, frontier = self.model.editor, self._frontier
+        found = []
+        for node in nodes:
+            if id(node) not in seen and editor.has(node):
+                place = editor.place(node)
+                if place[1] or place <= frontier:
+                    seen[id(node)] = node
+                    found.append(node)
+        return found
 
 
 def _same_type(old: gs.Tensor, new: gs.Tensor, where: str) -> None:

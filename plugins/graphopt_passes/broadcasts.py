@@ -18,7 +18,7 @@ from .elementwise import BINARY, VARIADIC
 _READERS = (BINARY | VARIADIC) - {"PRelu"}
 
 
-@graphopt.pass_("simplify")
+@graphopt.pass_("simplify", ops=["Expand"])
 def skip_expand(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(Expand(x, shape), y) = f(x, y) for f that broadcasts, where y alone already has the shape of the result."""
     edit = model.editor

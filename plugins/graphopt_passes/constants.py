@@ -13,7 +13,6 @@ from onnx import helper, numpy_helper
 import graphopt
 from graphopt.config import Limits, Target
 from graphopt.ir import dtypes, shapes
-from graphopt.ir.edits import remove_dead
 from graphopt.ir.graph import new_constant, scopes, subgraphs
 from graphopt.ir.save import node_to_proto
 from graphopt.ir.weights import nbytes, read
@@ -32,7 +31,7 @@ _LIMIT = Limits().fold_bytes
 _NARROW_LIMIT = 1 << 10
 
 
-@graphopt.pass_("canonicalize")
+@graphopt.pass_("canonicalize", ops=["Constant"])
 def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     """A Constant node is an initializer (inside functions, the IR's constant)."""
     edit = model.editor
@@ -55,19 +54,25 @@ def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
 @graphopt.pass_("canonicalize", after=["lift-constants"])
 def remove_dead_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
     """A node whose outputs nothing reads goes, and then what only it read."""
-    return remove_dead(graph, model.editor)
+    return model.editor.sweep(model.fresh("remove-dead-nodes"))
 
 
 @graphopt.pass_("canonicalize", after=["lift-constants", "remove-dead-nodes"])
 def fold_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(constants) is a constant, unless f is random, quantizes, or makes far more bytes than it reads."""
     changes = 0
+    if not any(_reads_constants_only(node) for node in model.fresh("fold-constants")):
+        return 0
     for home in (graph, *graph.functions):
         local = {(function.domain or "", function.name) for function in graph.functions}
         nodes = _foldable(home, model, local)
         if nodes:
             changes += _replace(nodes, _evaluate(nodes, home, model), model)
     return changes
+
+
+def _reads_constants_only(node: gs.Node) -> bool:
+    return node.op not in NEVER and all(type(tensor) is gs.Constant or not tensor.name for tensor in node.inputs)
 
 
 def _foldable(home: gs.Graph, model: Model, local: set[tuple[str, str]]) -> list[gs.Node]:

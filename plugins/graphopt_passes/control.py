@@ -15,7 +15,7 @@ from graphopt.rewrite.value import Value, constant_of
 from graphopt.rewrite.worklist import Model
 
 
-@graphopt.pass_("canonicalize", after=["fold-constants"])
+@graphopt.pass_("canonicalize", after=["fold-constants"], ops=["If"])
 def inline_known_if(graph: gs.Graph, target: Target, model: Model) -> int:
     """If(constant) is the branch that runs, its nodes moved to where the If was."""
     changes = 0

@@ -44,7 +44,7 @@ def merge_equal_weights(graph: gs.Graph, target: Target, model: Model) -> int:
     return changes
 
 
-@graphopt.pass_("simplify", after=["merge-equal-weights"])
+@graphopt.pass_("simplify", after=["merge-equal-weights"], ops=["Gemm"])
 def share_transposed_weights(graph: gs.Graph, target: Target, model: Model) -> int:
     """Gemm(x, transpose(w), transB=t) = Gemm(x, w, transB=1-t), where w is in the model anyway.
 

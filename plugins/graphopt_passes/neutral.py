@@ -11,7 +11,6 @@ import numpy as np
 
 import graphopt
 from graphopt.ir import shapes
-from graphopt.rewrite.spelling import is_standard
 from graphopt.rewrite.value import Value
 
 from .noop import NoOp
@@ -126,14 +125,11 @@ class _Idempotent(NoOp):
     """f(f(x)) = f(x)."""
 
     operator: str
+    shared_inner = True
 
-    def pattern(self, op: Any, x: Any) -> Any:
-        return getattr(op, self.operator)(x)
-
-    def check(self, op: Any, x: Value) -> str | None:
-        inner = x.producer
-        same = inner is not None and inner.op == self.operator and is_standard(inner)
-        return None if same else "its operand is computed by something else"
+    def pattern(self, op: Any, x: Any, z: Any) -> Any:
+        once = getattr(op, self.operator)
+        return once(once(z, label=x))
 
 
 class RemoveSecondRelu(_Idempotent):

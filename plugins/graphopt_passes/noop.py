@@ -31,7 +31,7 @@ class NoOp(graphopt.Rule):
         return x
 
 
-@graphopt.pass_("canonicalize")
+@graphopt.pass_("canonicalize", ops=["Identity"])
 def remove_identities(graph: gs.Graph, target: Target, model: Model) -> int:
     """Identity(x) = x.
 
@@ -55,7 +55,7 @@ def remove_identities(graph: gs.Graph, target: Target, model: Model) -> int:
     return changes
 
 
-@graphopt.pass_("canonicalize")
+@graphopt.pass_("canonicalize", ops=["Split"])
 def remove_split_into_one(graph: gs.Graph, target: Target, model: Model) -> int:
     """Split(x) = x where it has one output."""
     changes = 0

@@ -165,7 +165,7 @@ class ReassembleSlices(graphopt.Rule):
         return xs[0].producer.inputs[0]
 
 
-@graphopt.pass_("simplify")
+@graphopt.pass_("simplify", ops=["Concat"])
 def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
     """Concat(Concat(x, y), z) = Concat(x, y, z) along one axis, where nothing else reads the inner one."""
     edit = model.editor
@@ -198,7 +198,7 @@ def _same_axis(a: gs.Node, b: gs.Node) -> bool:
     return bool(one == two or (shape is not None and one % len(shape) == two % len(shape)))
 
 
-@graphopt.pass_("simplify", after=["merge-concats"])
+@graphopt.pass_("simplify", after=["merge-concats"], ops=["Split"])
 def split_concat(graph: gs.Graph, target: Target, model: Model) -> int:
     """Split(Concat(x, y), axis) = x, y where the parts are of the sizes that were joined."""
     edit = model.editor
@@ -232,7 +232,7 @@ def _dim(tensor: gs.Tensor, axis: int) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
-@graphopt.pass_("simplify", after=["merge-concats"])
+@graphopt.pass_("simplify", after=["merge-concats"], ops=["Slice"])
 def split_instead_of_slices(graph: gs.Graph, target: Target, model: Model) -> int:
     """Slice(x, 0, a), Slice(x, a, b), ..., Slice(x, z, n) = Split(x), where the slices tile an axis of size n."""
     edit = model.editor

@@ -20,7 +20,7 @@ from .layouts import Perm, compose, data_slots, free_rank, inverse, is_identity,
 _MOST_READERS = 1000
 
 
-@graphopt.pass_("simplify", after=["compose-transposes"])
+@graphopt.pass_("simplify", after=["compose-transposes"], ops=["Transpose"])
 def cancel_transposes(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(Transpose(x, p)) = Transpose(f'(x), p) over a whole region of such f, where fewer transposes remain."""
     changes = 0
