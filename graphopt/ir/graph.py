@@ -291,6 +291,16 @@ def scopes(graph: gs.Graph, *, functions: bool = True) -> Iterator[gs.Graph]:
         pending.extend(reversed(inner))
 
 
+def node_count(graph: gs.Graph) -> dict[str, int]:
+    """Nodes by operator over all scopes, Constant nodes left out."""
+    counts: dict[str, int] = {}
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            if node.op != "Constant":
+                counts[node.op] = counts.get(node.op, 0) + 1
+    return counts
+
+
 def flatten(origin: Origin) -> list[str]:
     """The distinct names in an origin tree, in order of first appearance; shared branches are read once."""
     names: dict[str, None] = {}

@@ -11,10 +11,9 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from graphopt.ir import dtypes, shapes
-from graphopt.ir.graph import scopes
+from graphopt.ir.graph import node_count, scopes
 from graphopt.ir.weights import nbytes
 from graphopt.rewrite.value import lifted
-from graphopt.rewrite.worklist import node_count
 
 LARGEST = 10
 

@@ -11,11 +11,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.backends.protocol import NetworkInfo
-from graphopt.ir.graph import scopes
+from graphopt.ir.graph import node_count, scopes
 from graphopt.ir.save import to_proto, write
 from graphopt.ir.weights import nbytes
 from graphopt.numerics.verify import Verification
-from graphopt.rewrite.worklist import Fired, node_count
+from graphopt.rewrite.worklist import Fired
 
 SCHEMA_VERSION = 1
 

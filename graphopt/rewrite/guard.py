@@ -22,7 +22,7 @@ def guards(traced: Traced, shared_inner: bool) -> list[tuple[NodePattern, Fits]]
     if known is None or known[0] != shared:
         known = shared, [(root, guard(root, shared)) for root in roots(traced.outputs[0])]
         traced.__dict__["_guards"] = known
-    return known[1]  # type: ignore[no-any-return]
+    return known[1]
 
 
 def guard(root: NodePattern, shared_inner: bool = False) -> Fits:

@@ -391,13 +391,3 @@ def _same_type(old: gs.Tensor, new: gs.Tensor, where: str) -> None:
         raise PassError(
             f"the rewrite changes the shape of {old.name!r} from {shapes.text(x)} to {shapes.text(y)}", where=where
         )
-
-
-def node_count(graph: gs.Graph) -> dict[str, int]:
-    """Nodes by operator over all scopes, Constant nodes left out."""
-    counts: dict[str, int] = {}
-    for scope in scopes(graph):
-        for node in scope.nodes:
-            if node.op != "Constant":
-                counts[node.op] = counts.get(node.op, 0) + 1
-    return counts
