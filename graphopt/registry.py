@@ -36,6 +36,13 @@ class Plugin:
         return {"name": self.name, "source": self.source, "hooks": list(self.hooks), "unavailable": self.reason}
 
 
+class _Hooks(SimpleNamespace):
+    """The hooks of a plugin, and nothing else: pluggy looks at every name of what it registers."""
+
+    def __dir__(self) -> list[str]:
+        return list(vars(self))
+
+
 class Registry:
     """The plugins of one run.
 
@@ -76,7 +83,7 @@ class Registry:
         if plugin.module is not None and not plugin.reason:
             _check_hooks(plugin)
             found = {name: getattr(plugin.module, name) for name in plugin.hooks}
-            self._manager.register(SimpleNamespace(**found), plugin.name)  # pluggy would look at every name of a module
+            self._manager.register(_Hooks(**found), plugin.name)
         self.plugins.append(plugin)
 
     def unavailable(self) -> list[str]:

@@ -145,15 +145,16 @@ class Inference:
     def outputs(self, node: gs.Node, imports: Sequence[Any]) -> list[Type] | None:
         """(dtype, shape) of each output; None where the operator is unknown or its inputs are no tensors."""
         op, inputs = node.op, node.inputs
-        if node.domain in (None, "", "ai.onnx") and inputs:
-            first = _type(inputs[0])
-            if op in SAME:
-                return [first]
-            if op in BROADCAST or op in COMPARE:
-                shape = shapes.broadcast(*(shapes.of(tensor) for tensor in inputs))
-                return [(np.dtype(bool) if op in COMPARE else first[0], shape)]
-            if op == "Cast":
-                return [(dtypes.from_onnx(_number(node.attrs.get("to"))), first[1])]
+        if node.domain in (None, "", "ai.onnx"):
+            if inputs:
+                first = _type(inputs[0])
+                if op in SAME:
+                    return [first]
+                if op in BROADCAST or op in COMPARE:
+                    shape = shapes.broadcast(*(shapes.of(tensor) for tensor in inputs))
+                    return [(np.dtype(bool) if op in COMPARE else first[0], shape)]
+                if op == "Cast":
+                    return [(dtypes.from_onnx(_number(node.attrs.get("to"))), first[1])]
             opset = next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), 0)
             plain = known(node, opset)
             if plain is not None:

@@ -6,6 +6,7 @@ node to that. A test compares the two over the operator models and over real net
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -204,6 +205,29 @@ def _reduction(since: int) -> Callable[[gs.Node, int], Answer]:
     return reduce
 
 
+def _reshape(node: gs.Node, opset: int) -> Answer:
+    dtype, x = _first(node)
+    wanted = _numbers(node, "shape", 1, opset, 5)
+    if wanted is None or not shapes.is_static(x) or node.attrs.get("allowzero", 0):
+        return None
+    dims = [int(x[place]) if dim == 0 else dim for place, dim in enumerate(wanted)]  # type: ignore[arg-type]
+    whole = shapes.volume(x)
+    assert whole is not None
+    if -1 in dims:
+        rest = -math.prod(dims)
+        if dims.count(-1) > 1 or rest <= 0 or whole % rest:
+            return None
+        dims[dims.index(-1)] = whole // rest
+    elif math.prod(dims) != whole:
+        return None
+    return [(dtype, tuple(dims))]
+
+
+def _constant(node: gs.Node, opset: int) -> Answer:
+    value = node.attrs.get("value")
+    return [(dtypes.of(value), tuple(value.shape))] if type(value) is gs.Constant else None
+
+
 def _where(node: gs.Node, opset: int) -> Answer:
     shape = shapes.broadcast(*(shapes.of(tensor) for tensor in node.inputs))
     return None if shape is None else [(dtypes.of(node.inputs[1]), shape)]
@@ -228,6 +252,8 @@ _FUNCTIONS: dict[str, Callable[[gs.Node, int], Answer]] = {
     "Shape": _shape,
     "Gather": _gather,
     "Where": _where,
+    "Reshape": _reshape,
+    "Constant": _constant,
     "ReduceSum": _reduction(13),
     **{f"Reduce{kind}": _reduction(18) for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare")},
 }
