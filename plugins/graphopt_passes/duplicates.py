@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import graphopt
 from graphopt.config import Target
 from graphopt.ir.edits import inherit
 from graphopt.ir.graph import new_constant, scopes, subgraphs
-from graphopt.ir.weights import digest, nbytes, read
+from graphopt.ir.weights import digest, nbytes, read, sample
 from graphopt.rewrite.spelling import RANDOM, is_standard
 from graphopt.rewrite.worklist import Model
 
@@ -35,13 +36,20 @@ def merge_equal_weights(graph: gs.Graph, target: Target, model: Model) -> int:
             if not model.editor.is_result(tensor):
                 alike.setdefault((str(tensor.dtype), tuple(tensor.shape), nbytes(tensor)), []).append(tensor)
         for group in alike.values():
-            first: dict[bytes, gs.Constant] = {}
-            for tensor in group if len(group) > 1 else ():
-                kept = first.setdefault(digest(tensor), tensor)
-                if kept is not tensor:
-                    model.editor.replace_uses(tensor, kept)
-                    changes += 1
+            for likely in _by(sample, group):
+                for equal in _by(digest, likely):
+                    for tensor in equal[1:]:
+                        model.editor.replace_uses(tensor, equal[0])
+                        changes += 1
     return changes
+
+
+def _by(mark: Callable[[gs.Constant], bytes], group: list[gs.Constant]) -> list[list[gs.Constant]]:
+    """The parts of a group whose marks are equal, where there are two or more."""
+    parts: dict[bytes, list[gs.Constant]] = {}
+    for tensor in group if len(group) > 1 else ():
+        parts.setdefault(mark(tensor), []).append(tensor)
+    return [part for part in parts.values() if len(part) > 1]
 
 
 @graphopt.pass_("simplify", after=["merge-equal-weights"], ops=["Gemm"])
