@@ -84,6 +84,10 @@ class Limits:
 
     fold_bytes: int = 16 << 20
     """A folded constant may grow to this size beyond its inputs."""
+    inlined_nodes: int = 100_000
+    """Functions that are inlined add at most this many nodes."""
+    unrolled_nodes: int = 2_000
+    """A loop may become at most this many nodes."""
     rounds: int = 64
     """A stage that is not at a fixpoint after this many rounds is an error."""
     build_seconds: float = 3600.0
