@@ -85,7 +85,7 @@ class Limits:
     fold_bytes: int = 16 << 20
     """A folded constant may grow to this size beyond its inputs."""
     inlined_nodes: int = 100_000
-    """Functions that are inlined add at most this many nodes."""
+    """A call of a function that would become more nodes than this is left as it is."""
     unrolled_nodes: int = 2_000
     """A loop may become at most this many nodes."""
     rounds: int = 64

@@ -10,6 +10,7 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper, version_converter
@@ -89,7 +90,7 @@ def _same_meaning(node: gs.Node, old: int, new: int) -> bool:
     before, after = onnx.defs.get_schema(node.op, old), onnx.defs.get_schema(node.op, new)
     if before.since_version == after.since_version:
         return True
-    without = frozenset(_NEUTRAL.get(node.op, {})) - node.attrs.keys() if new < old else frozenset()
+    without = frozenset(set(_NEUTRAL.get(node.op, ())) - node.attrs.keys()) if new < old else frozenset()
     alike = _form(node.op, old, without) == _form(node.op, new, without)
     return not after.deprecated and alike and _accepts(node, after)
 
@@ -103,6 +104,8 @@ def _share_dtype(node: gs.Node, opset: int) -> None:
         if not isinstance(tensor, gs.Variable) or tensor.dtype is not None or tensor.type != "tensor_type":
             continue
         kind = schema.outputs[min(place, len(schema.outputs) - 1)].type_str
+        if kind == "tensor(int64)":
+            tensor.dtype = np.dtype(np.int64)
         for slot, given in enumerate(node.inputs):
             if given.name and schema.inputs[min(slot, len(schema.inputs) - 1)].type_str == kind:
                 tensor.dtype = dtypes.of(given)
@@ -256,6 +259,8 @@ def _import(root: gs.Graph, opset: int) -> None:
     """Set the opset of the model, or of a function, and of its bodies."""
     for scope in scopes(root, functions=False):
         scope.opset = opset
-        for entry in scope.import_domains or ():
-            if entry.domain in ("", "ai.onnx"):
-                entry.version = opset
+        if scope.import_domains is not None:  # whose entries belong to the source
+            scope.import_domains = [
+                helper.make_opsetid(entry.domain, opset if entry.domain in ("", "ai.onnx") else entry.version)
+                for entry in scope.import_domains
+            ]

@@ -13,7 +13,7 @@ from graphopt.ir.edits import inherit
 from graphopt.ir.graph import new_variable, peek, scopes
 from graphopt.rewrite.worklist import Model
 
-from .copies import Copier, size
+from .copies import Copier
 
 _LIMIT = Limits().inlined_nodes
 LAYERS = "graphopt"
@@ -31,8 +31,8 @@ def inline_functions(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(x) = body of f, for model-local functions f; those that nothing calls any more are removed.
 
     Not for custom layers (domain `graphopt`, or attribute `plugin_namespace`), which an engine's plugin takes over. Not
-    where the body's opset means something else by one of its operators than the model's, and not beyond
-    `Limits.inlined_nodes` new nodes.
+    where the body's opset means something else by one of its operators than the model's, and for a call
+    that would become more than `Limits.inlined_nodes` nodes.
 
     The copies are made here rather than by onnx.inliner: weights stay where they are, lazily, and each node remembers
     the call that it stands for.
@@ -42,7 +42,8 @@ def inline_functions(graph: gs.Graph, target: Target, model: Model) -> int:
         return 0
     fits = {key: _fits(function, graph) for key, function in functions.items()}
     edit = model.editor
-    changes = added = 0
+    changes = 0
+    sizes: dict[Key, int] = {}
     pending = [node for scope in scopes(graph, functions=False) for node in scope.nodes]
     pending.reverse()
     while pending:
@@ -50,11 +51,9 @@ def inline_functions(graph: gs.Graph, target: Target, model: Model) -> int:
         key = _called(node)
         if key not in functions or not fits[key] or stays_call(node) or not edit.has(node):
             continue
-        body = functions[key]
-        added += size(body.nodes)
-        if added > _LIMIT:
-            break
-        made = _inline(node, body, graph, model)
+        if _expanded(key, functions, sizes) > _LIMIT:
+            continue
+        made = _inline(node, functions[key], graph, model)
         pending.extend(reversed(made))
         for new in made:
             pending.extend(part for scope in _bodies(new) for part in scope.nodes)
@@ -70,6 +69,15 @@ def _key(function: gs.Function) -> Key:
 def _called(node: gs.Node) -> Key:
     known = peek(node)
     return node.domain or "", node.op, known.overload if known is not None else ""
+
+
+def _expanded(key: Key, functions: dict[Key, gs.Function], sizes: dict[Key, int]) -> int:
+    """How many nodes a call becomes in the end; calls form no circles."""
+    if key not in sizes:
+        nodes = [node for scope in scopes(functions[key], functions=False) for node in scope.nodes]
+        inner = [_called(node) for node in nodes]
+        sizes[key] = sum(_expanded(name, functions, sizes) if name in functions else 1 for name in inner)
+    return sizes[key]
 
 
 def _bodies(node: gs.Node) -> list[gs.Graph]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +40,10 @@ class Vector(NamedTuple):
 class Facts:
     """Sizes and small integers of one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, claims: Iterable[gs.Tensor] = ()) -> None:
+        """claims: tensors whose declared shapes are not believed: some exporters declare any for a model's outputs."""
         self.numbers = Numbers()
+        self._claims = {id(tensor): tensor for tensor in claims}
         self._dims: dict[int, tuple[Element, ...]] = {}
         self._vectors: dict[int, Vector | None] = {}
         self._held: dict[int, gs.Tensor] = {}
@@ -55,12 +57,15 @@ class Facts:
         """The sizes of a tensor; None for an unknown rank."""
         known = self._dims.get(self._id(tensor))
         if known is None:
-            shape = shapes.of(tensor)
+            shape = self._declared(tensor)
             if shape is None:
                 return None
             known = tuple(self.numbers.dim(tensor, axis, dim) for axis, dim in enumerate(shape))
             self._dims[self._id(tensor)] = known
         return known
+
+    def _declared(self, tensor: gs.Tensor) -> shapes.Shape:
+        return None if id(tensor) in self._claims else shapes.of(tensor)
 
     def vector(self, tensor: gs.Tensor) -> Vector | None:
         """The elements of a small integer vector or scalar; None if nothing is known of them."""
@@ -89,7 +94,7 @@ class Facts:
 
     def _learn_dims(self, node: gs.Node, opset: int) -> None:
         for number, output in enumerate(node.outputs):
-            shape = shapes.of(output)
+            shape = self._declared(output)
             if shape is not None and all(isinstance(dim, int) for dim in shape):
                 continue
             found = self._infer(node, number, opset)
@@ -235,7 +240,7 @@ class Facts:
         return kept
 
     def _cut(self, node: gs.Node, place: int, dim: Element) -> Element | None:
-        """The size of an axis of which a Slice takes the first `end`: min(dim, end) where end is no size from behind."""
+        """The size of an axis of which a Slice takes the first `end`: min(dim, end), where end is not negative."""
         starts, ends = self.integers(node.inputs[1]), self.vector(node.inputs[2])
         steps = self.integers(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4].name else [1] * MOST
         if starts is None or ends is None or steps is None or starts[place] != 0 or steps[place] != 1:

@@ -68,9 +68,10 @@ def _squeezes(user: gs.Node, axis: int, rank: int, opset: int) -> bool:
 
 @graphopt.pass_("canonicalize", after=["fold-constants"])
 def split_instead_of_sequence(graph: gs.Graph, target: Target, model: Model) -> int:
-    """SequenceAt(SplitToSequence(x, sizes, axis, keepdims), i) = Split(x, sizes, axis)[i], the sequence read there only.
+    """SequenceAt(SplitToSequence(x, sizes, axis, keepdims), i) = Split(x, sizes, axis)[i].
 
-    Not where the number of parts, or an index, is not known, and not for an index out of range.
+    Not where anything else reads the sequence, where the number of parts or an index is not known, and not for an index
+    out of range.
     """
     edit = model.editor
     changes = 0
