@@ -86,8 +86,8 @@ class Limits:
     """A folded constant may grow to this size beyond its inputs."""
     inlined_nodes: int = 100_000
     """A call of a function that would become more nodes than this is left as it is."""
-    unrolled_nodes: int = 2_000
-    """A loop may become at most this many nodes."""
+    unrolled_nodes: int = 256
+    """A loop that would become more nodes than this is left as it is."""
     rounds: int = 64
     """A stage that is not at a fixpoint after this many rounds is an error."""
     build_seconds: float = 3600.0

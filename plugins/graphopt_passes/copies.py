@@ -43,8 +43,8 @@ class Copier:
         if not tensor.name:
             return new_variable("")
         made = new_variable(self.fresh(tensor.name), None, None, getattr(tensor, "type", "tensor_type"))
-        if self.attrs is None and isinstance(tensor, gs.Variable):  # symbols of a function mean something else outside
-            made.dtype, made.shape = tensor.dtype, tensor.shape
+        if self.attrs is None and isinstance(tensor, gs.Variable):
+            made.dtype = tensor.dtype  # but no shape: it may change from turn to turn
         self.known[id(tensor)] = made
         return made
 

@@ -286,7 +286,7 @@ def test_slices_of_slices_are_splits_of_a_split():
     """Queries of rotary attention: a part of each head is rotated, in halves."""
     cut = "Constant<value_ints=[{}]>()"
     check_rule(
-        split_instead_of_slices,
+        pieces.split_instead_of_slices,
         "g (float[N,8] x) => (float[N,2] a, float[N,2] b, float[N,4] c) {"
         f" i = {cut.format(0)} j = {cut.format(2)} k = {cut.format(4)} l = {cut.format(8)} one = {cut.format(1)}"
         " front = Slice(x, i, k, one) c = Slice(x, k, l, one)"
