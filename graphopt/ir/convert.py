@@ -109,6 +109,7 @@ def _share_dtype(node: gs.Node, opset: int) -> None:
         for slot, given in enumerate(node.inputs):
             if given.name and schema.inputs[min(slot, len(schema.inputs) - 1)].type_str == kind:
                 tensor.dtype = dtypes.of(given)
+                break
 
 
 @cache
