@@ -51,6 +51,16 @@ Bind = Annotated[
         help="Make an input a constant: 5, 1,2,3, true, [[1,2],[3,4]] or @file.npy. Repeatable.",
     ),
 ]
+Opset = Annotated[
+    int | None,
+    typer.Option(
+        "--opset",
+        metavar="N",
+        rich_help_panel=_SHAPES,
+        help="Convert the model to this opset of ONNX first.",
+        show_default=False,
+    ),
+]
 BackendName = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="tensorrt_rtx, tensorrt or onnxruntime.", rich_help_panel=_ENGINE),

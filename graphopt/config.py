@@ -84,6 +84,10 @@ class Limits:
 
     fold_bytes: int = 16 << 20
     """A folded constant may grow to this size beyond its inputs."""
+    inlined_nodes: int = 100_000
+    """A call of a function that would become more nodes than this is left as it is."""
+    unrolled_nodes: int = 256
+    """A loop that would become more nodes than this is left as it is."""
     rounds: int = 64
     """A stage that is not at a fixpoint after this many rounds is an error."""
     build_seconds: float = 3600.0

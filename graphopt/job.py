@@ -18,6 +18,7 @@ from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, ModelError, UsageError
 from .ir import dtypes
 from .ir import shapes as dims_of
+from .ir.convert import convert_opset
 from .ir.graph import Extras, flatten, peek, scopes
 from .ir.load import load
 from .ir.save import Staged, stage, to_proto
@@ -48,19 +49,20 @@ class Job:
         self.report = Report(warnings=registry.unavailable())
         self.frozen: Mapping[str, Dims] = {}
         self.bound: Mapping[str, Any] = {}
+        self.opset: int | None = None
         self._unused: gs.Graph | None = None
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
 
-    def open(self, frozen: Mapping[str, Dims], bound: Mapping[str, Any]) -> None:
-        """Load the source; what --freeze and --bind ask for is part of it from here on.
+    def open(self, frozen: Mapping[str, Dims], bound: Mapping[str, Any], opset: int | None = None) -> None:
+        """Load the source; what --freeze and --bind ask for is part of it from here on, an opset only of the result.
 
         Raises:
-            ModelError: it cannot be read, or has an input without elements.
+            ModelError: it cannot be read, has an input without elements, or cannot be said at that opset.
             UsageError: --freeze or --bind does not fit.
         """
         self.progress("load", 0, 0)
-        self.frozen, self.bound = frozen, bound
+        self.frozen, self.bound, self.opset = frozen, bound, opset
         graph = self.load()
         for tensor in graph.inputs:
             if 0 in (dims_of.of(tensor) or ()):
@@ -85,6 +87,17 @@ class Job:
         if missing:
             profile(inputs, Shapes(opt={name: shapes.of(name)[1] for name in inputs if name in shapes}))
 
+    def convert(self, graph: gs.Graph) -> gs.Graph:
+        """The graph at the opset that was asked for."""
+        if self.opset is not None:
+            before = int(graph.opset)
+            self.report.opset = {
+                "before": before,
+                "after": self.opset,
+                "respelled": convert_opset(graph, self.opset),
+            }
+        return graph
+
     def load(self) -> gs.Graph:
         """The source, afresh."""
         if self._unused is not None:
@@ -106,7 +119,7 @@ class Job:
                 return "it changed the numbers here"
             return self.registry.veto(one.name, match.nodes, self.target) if ask else None
 
-        graph = self.load()
+        graph = self.convert(self.load())
         tell = (lambda name, changes: self.registry.after_pass(graph, name, changes)) if (
             self.registry.has("graphopt_after_pass")
         ) else None  # fmt: skip

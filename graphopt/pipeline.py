@@ -36,6 +36,7 @@ def optimize(
     shapes: Shapes | None = None,
     freeze: Mapping[str, Dims] | None = None,
     bind: Mapping[str, Any] | None = None,
+    opset: int | None = None,
     verify: str = "end",
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     samples: int = 3,
@@ -51,7 +52,7 @@ def optimize(
 
     output: where to write the optimized model; None writes nothing. engine: where to write an engine; None builds none.
     shapes: the optimization profile, and the shapes to verify at. freeze: dims made static; bind: inputs made
-    constants.
+    constants. opset: convert the model to this opset of ONNX first.
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
     how many layers it makes of source and result. strict: what was refused or could not be verified is an error.
@@ -68,7 +69,7 @@ def optimize(
     if output is not None:
         _keep_input(model, output)
     job = Job(model, target, registry, registry.select(pipeline, skip), limits or Limits(), progress or _silent)
-    job.open(freeze or {}, bind or {})
+    job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())
     with ExitStack() as stack:

@@ -64,6 +64,8 @@ class Report:
     layers_before: NetworkInfo | str = "not counted"
     layers_after: NetworkInfo | str = "not counted"
     """What the backend's parser makes of the model, or why that is not known."""
+    opset: dict[str, Any] | None = None
+    """What --opset did: `before`, `after`, and `respelled`, how many nodes by operator."""
     passes: list[Fired] = field(default_factory=list)
     verification: Verification | None = None
     refused: list[dict[str, str]] = field(default_factory=list)
@@ -97,6 +99,7 @@ class Report:
             },
             "weights_bytes": {"before": self.source.weights_bytes, "after": self.result.weights_bytes},
             "layers": {"before": _layers(self.layers_before), "after": _layers(self.layers_after)},
+            "opset": self.opset,
             "passes": [_fired(one) for one in self.passes],
             "verification": self.verification.to_json() if self.verification else None,
             "refused": self.refused,

@@ -24,7 +24,14 @@ _MOST_INPUTS = 4
 def render(report: Report, source: str, *, verbose: bool = False) -> RenderableType:
     """The tables before/after, passes, verification, engine; and what was written."""
     parts: list[RenderableType] = [headline(report, source), Text(), _sizes(report)]
-    for section in (_operators(report, verbose), _passes(report, verbose), _refused(report), _verification(report)):
+    sections = (
+        _opset(report),
+        _operators(report, verbose),
+        _passes(report, verbose),
+        _refused(report),
+        _verification(report),
+    )
+    for section in sections:
         if section is not None:
             parts += [Text(), section]
     parts += [Text(), *_written(report)]
@@ -132,6 +139,14 @@ def operators_table(before: Mapping[str, int], after: Mapping[str, int], most: i
     if most is not None and len(rows) > most:
         table.add_row(Text(f"and {len(rows) - most} more", style="dim"))
     return table
+
+
+def _opset(report: Report) -> RenderableType | None:
+    if report.opset is None:
+        return None
+    respelled = sum(report.opset["respelled"].values())
+    spelled = units.several(respelled, "node") + " respelled" if respelled else "no node respelled"
+    return Text(f"opset {report.opset['before']} -> {report.opset['after']}, {spelled}")
 
 
 def _operators(report: Report, verbose: bool) -> RenderableType | None:

@@ -40,6 +40,12 @@ def cast(facts: Facts, node: gs.Node, opset: int) -> Vector | None:
     return facts.vector(node.inputs[0]) if to in (np.dtype("int32"), np.dtype("int64")) else None
 
 
+@vectors_of("CastLike")
+def cast_like(facts: Facts, node: gs.Node, opset: int) -> Vector | None:
+    whole = dtypes.of(node.inputs[1]) in (np.dtype("int32"), np.dtype("int64"))
+    return facts.vector(node.inputs[0]) if whole else None
+
+
 @vectors_of("Gather")
 def gather(facts: Facts, node: gs.Node, opset: int) -> Vector | None:
     data, picked = facts.vector(node.inputs[0]), facts.vector(node.inputs[1])

@@ -14,10 +14,12 @@ Element = Any
 class Unknown:
     """A number that is not known; one object stands for one number."""
 
-    __slots__ = ("is_size", "symbol")
+    __slots__ = ("is_size", "parts", "symbol")
 
-    def __init__(self, symbol: str | None, is_size: bool) -> None:
+    def __init__(self, symbol: str | None, is_size: bool, parts: Any = None) -> None:
         self.symbol = symbol
+        self.parts = parts
+        """(operator, operand, operand) where it was computed."""
         self.is_size = is_size
         """Whether it is proved not to be negative."""
 
@@ -58,7 +60,13 @@ class Numbers:
         if op in ("Mul", "Add", "Min", "Max"):
             a, b = sorted((a, b), key=lambda item: (isinstance(item, Unknown), id(item)))
         sizes = all((isinstance(item, int) and item >= 0) or getattr(item, "is_size", False) for item in (a, b))
-        return self.of((op, a, b), is_size=sizes and op != "Sub")
+        if op == "Sub" and isinstance(a, Unknown) and a.parts is not None and a.parts[0] == "Add":
+            _, left, right = a.parts
+            if same(left, b) or same(right, b):
+                return right if same(left, b) else left
+        made = self.of((op, a, b), is_size=sizes and op != "Sub")
+        made.parts = (op, a, b)
+        return made
 
     def product(self, items: Sequence[Element]) -> Element | None:
         """The product of all."""
@@ -88,14 +96,26 @@ class Numbers:
         return self.product([top // bottom, *(item for item in above if isinstance(item, Unknown))])
 
     def broadcast(self, columns: Sequence[Element]) -> Element | None:
-        """The size that these sizes broadcast to; None if that is not known."""
+        """The size that these sizes broadcast to; None if that is not known.
+
+        n against min(n, c) with c > 1 is n: where the two differ neither is 1, and the operator fails.
+        """
         rest = [item for item in columns if not (isinstance(item, int) and item == 1)]
+        rest = [item for item in rest if not any(_is_capped(item, other) for other in rest)]
         if not rest:
             return 1
         number = next((item for item in rest if isinstance(item, int)), None)
         if number is not None:
             return number
         return rest[0] if all(item is rest[0] for item in rest) else None
+
+
+def _is_capped(item: Element, other: Element) -> bool:
+    """Whether `item` is min(other, c) for a number c > 1."""
+    if not isinstance(item, Unknown) or item.parts is None or item.parts[0] != "Min":
+        return False
+    parts = item.parts[1:]
+    return any(part is other for part in parts) and any(isinstance(part, int) and part > 1 for part in parts)
 
 
 def same(a: Element, b: Element) -> bool:

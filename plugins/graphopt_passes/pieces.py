@@ -237,18 +237,19 @@ def split_instead_of_slices(graph: gs.Graph, target: Target, model: Model) -> in
     """Slice(x, 0, a), Slice(x, a, b), ..., Slice(x, z, n) = Split(x), where the slices tile an axis of size n."""
     edit = model.editor
     cuts: dict[tuple[int, int, int], list[tuple[Interval, gs.Node]]] = {}
-    tensors: dict[int, gs.Tensor] = {}
     for node in edit.nodes():
         if node.op != "Slice":
             continue
         found = read_slice(node, model.opset(node))
         if found is not None and len(found[1]) == 1:
             ((axis, cut),) = found[1].items()
-            tensors[id(found[0])] = found[0]
             cuts.setdefault((id(found[0]), axis, id(edit.scope(node))), []).append((cut, node))
     changes = 0
-    for (key, axis, _), parts in cuts.items():
-        dim = _dim(tensors[key], axis)
+    for (_, axis, _), parts in cuts.items():
+        source = parts[0][1].inputs[0]  # of another Split by now, perhaps
+        if not all(edit.has(node) and node.inputs[0] is source for _, node in parts):
+            continue
+        dim = _dim(source, axis)
         if dim is None or len(parts) < 2:
             continue
         bounds = [(slice(start, end).indices(dim), step, node) for (start, end, step), node in parts]
@@ -262,7 +263,7 @@ def split_instead_of_slices(graph: gs.Graph, target: Target, model: Model) -> in
         sizes = [end - start for start, end in zip(starts, ends, strict=True)]
         nodes = [node for _, _, node in bounds]
         first = min(nodes, key=edit.place)
-        operands: list[gs.Tensor] = [tensors[key]]
+        operands: list[gs.Tensor] = [source]
         attrs: dict[str, Any] = {"axis": axis}
         if model.opset(first) >= 13:
             operands.append(edit.constant(np.array(sizes, np.int64), "sizes"))

@@ -68,7 +68,7 @@ class _Evaluation:
 
     def __init__(self, model: Model, scope: gs.Graph) -> None:
         self.model, self.edit, self.scope = model, model.editor, scope
-        self.facts = Facts()
+        self.facts = Facts(model.graph.outputs)
         self.first: dict[Any, gs.Tensor] = {}
         self.changes = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from graphopt.rewrite.spelling import is_standard, moved
 from graphopt.rewrite.value import Value, constant_of
 
 from .elementwise import BINARY, REDUCTIONS, UNARY, VARIADIC
+from .intervals import END
 from .partly_known import Element, Numbers, Unknown
 
 MOST = 64
@@ -39,8 +40,10 @@ class Vector(NamedTuple):
 class Facts:
     """Sizes and small integers of one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, claims: Iterable[gs.Tensor] = ()) -> None:
+        """claims: tensors whose declared shapes are not believed: some exporters declare any for a model's outputs."""
         self.numbers = Numbers()
+        self._claims = {id(tensor): tensor for tensor in claims}
         self._dims: dict[int, tuple[Element, ...]] = {}
         self._vectors: dict[int, Vector | None] = {}
         self._held: dict[int, gs.Tensor] = {}
@@ -54,12 +57,15 @@ class Facts:
         """The sizes of a tensor; None for an unknown rank."""
         known = self._dims.get(self._id(tensor))
         if known is None:
-            shape = shapes.of(tensor)
+            shape = self._declared(tensor)
             if shape is None:
                 return None
             known = tuple(self.numbers.dim(tensor, axis, dim) for axis, dim in enumerate(shape))
             self._dims[self._id(tensor)] = known
         return known
+
+    def _declared(self, tensor: gs.Tensor) -> shapes.Shape:
+        return None if id(tensor) in self._claims else shapes.of(tensor)
 
     def vector(self, tensor: gs.Tensor) -> Vector | None:
         """The elements of a small integer vector or scalar; None if nothing is known of them."""
@@ -88,7 +94,7 @@ class Facts:
 
     def _learn_dims(self, node: gs.Node, opset: int) -> None:
         for number, output in enumerate(node.outputs):
-            shape = shapes.of(output)
+            shape = self._declared(output)
             if shape is not None and all(isinstance(dim, int) for dim in shape):
                 continue
             found = self._infer(node, number, opset)
@@ -114,6 +120,8 @@ class Facts:
             return self._broadcast([self.dims(tensor) for tensor in node.inputs])
         if op == "MatMul":
             return self._matmul(first, self.dims(node.inputs[1]))
+        if op == "Range":
+            return self._counted(node)
         if first is None:
             return None
         if op in _LIKE_FIRST:
@@ -129,6 +137,8 @@ class Facts:
             return self._reduced(node, first, opset)
         if op == "Concat":
             return self._joined(node, first)
+        if op in ("GatherElements", "GatherND", "Gemm", "Tile"):
+            return self._picked(node, first)
         if op in ("Split", "Slice", "Pad", "Conv", "MaxPool", "AveragePool", "Resize"):
             return self._kept(node, number, first)
         return None
@@ -225,7 +235,49 @@ class Facts:
         elif node.op == "Slice" and len(node.inputs) > 3 and (axes := self.integers(node.inputs[3])) is not None:
             cut = {axis % len(first) for axis in axes}
             kept = [None if i in cut else dim for i, dim in enumerate(first)]
+            for place, axis in enumerate(axes):
+                kept[axis % len(first)] = self._cut(node, place, first[axis])
         return kept
+
+    def _cut(self, node: gs.Node, place: int, dim: Element) -> Element | None:
+        """The size of an axis of which a Slice takes the first `end`: min(dim, end), where end is not negative."""
+        starts, ends = self.integers(node.inputs[1]), self.vector(node.inputs[2])
+        steps = self.integers(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4].name else [1] * MOST
+        if starts is None or ends is None or steps is None or starts[place] != 0 or steps[place] != 1:
+            return None
+        end = ends.elements[place]
+        from_front = end >= 0 if isinstance(end, int) else end.is_size
+        if isinstance(end, int) and end >= END:
+            return dim
+        return self.numbers.compute("Min", dim, end) if from_front else None
+
+    def _counted(self, node: gs.Node) -> Sequence[Element | None] | None:
+        """Range(start, start + n, 1) has n elements."""
+        vectors = [self.vector(tensor) for tensor in node.inputs]
+        if any(vector is None or len(vector.elements) != 1 for vector in vectors):
+            return None
+        start, limit, step = (vector.elements[0] for vector in vectors if vector is not None)
+        if isinstance(step, Unknown) or step != 1:
+            return None
+        count = self.numbers.compute("Sub", limit, start)
+        return [count] if isinstance(count, Unknown) and count.is_size else None
+
+    def _picked(self, node: gs.Node, first: tuple[Element, ...]) -> Sequence[Element | None] | None:
+        other = self.dims(node.inputs[1])
+        if other is None:
+            return None
+        if node.op == "GatherElements":
+            return other
+        if node.op == "Gemm" and len(first) == len(other) == 2:
+            return [first[1 if node.attrs.get("transA") else 0], other[0 if node.attrs.get("transB") else 1]]
+        if node.op == "Tile":
+            times = self.vector(node.inputs[1])
+            if times is None or len(times.elements) != len(first):
+                return None
+            return [self.numbers.compute("Mul", dim, n) for dim, n in zip(first, times.elements, strict=True)]
+        if node.op == "GatherND" and other and not node.attrs.get("batch_dims") and isinstance(other[-1], int):
+            return [*other[:-1], *first[other[-1] :]]
+        return None
 
     def _window(self, node: gs.Node, i: int, count: int, kernel: Any, dim: Element) -> Element | None:
         """The size of an axis after a window; unknown but the same wherever the same window meets the same size."""

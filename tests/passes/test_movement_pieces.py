@@ -280,3 +280,16 @@ class TestSkipExpand:
     def test_over_sizes_that_are_not_known_to_be_equal_stays(self):
         text = "g (float[1] x, float[N] z) => (int64 y) <int64[1] k={4}> { t = Expand(x, k) u = Sub(z, t) y = Size(u) }"
         assert_unchanged(broadcasts.skip_expand, text)
+
+
+def test_slices_of_slices_are_splits_of_a_split():
+    """Queries of rotary attention: a part of each head is rotated, in halves."""
+    cut = "Constant<value_ints=[{}]>()"
+    check_rule(
+        pieces.split_instead_of_slices,
+        "g (float[N,8] x) => (float[N,2] a, float[N,2] b, float[N,4] c) {"
+        f" i = {cut.format(0)} j = {cut.format(2)} k = {cut.format(4)} l = {cut.format(8)} one = {cut.format(1)}"
+        " front = Slice(x, i, k, one) c = Slice(x, k, l, one)"
+        " a = Slice(front, i, j, one) b = Slice(front, j, k, one) }",
+        fires=2,
+    )

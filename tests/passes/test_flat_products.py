@@ -1,0 +1,166 @@
+"""Products that exporters made flat, and numbers around products."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphopt_passes.dense import FoldMatmulMul
+from graphopt_passes.flat_products import OneScaleBeforeProduct, move_scale_to_weights, unflatten_products
+
+from graphopt.testing import apply, assert_unchanged, check_rule, model
+
+W = {"w": (8, 6), "t": (6, 8), "b": (6,), "rows": (2, 6), "flat": np.array([-1, 8]), "half": np.float32(0.5)}
+
+
+def text(body: str, head: str = "float[B,S,8] x", result: str = "float[B,S,6] y", **more: object):
+    weights = {name: value for name, value in {**W, **more}.items() if name in body}
+    return model(f"g ({head}) => ({result}) {{ {body} }}", weights=weights)
+
+
+BACK = np.array([0, 0, 6])
+
+
+class TestFlatGemm:
+    def test_it_is_a_matmul_and_an_addition(self):
+        check_rule(
+            unflatten_products,
+            text(
+                "a = Reshape(x, flat) c = Gemm(a, w, b) y = Reshape(c, back)",
+                "float[2,5,8] x",
+                "float[2,5,6] y",
+                back=np.array([2, 5, 6]),
+            ),
+            text("a = MatMul(x, w) y = Add(a, b)", "float[2,5,8] x", "float[2,5,6] y"),
+        )
+
+    def test_weights_the_other_way_round_are_turned(self):
+        result = check_rule(
+            unflatten_products,
+            text(
+                "a = Reshape(x, flat) c = Gemm<transB=1>(a, t) y = Reshape(c, back)",
+                "float[2,5,8] x",
+                "float[2,5,6] y",
+                back=np.array([2, 5, 6]),
+            ),
+        )
+        assert [node.op_type for node in result.graph.node] == ["MatMul"]
+
+    @pytest.mark.parametrize("gemm", ["Gemm<alpha=0.5>(a, w, b)", "Gemm<beta=2.0>(a, w, b)", "Gemm<transA=1>(a, w, b)"])
+    def test_it_does_no_more(self, gemm: str):
+        head, back = ("float[8,1,8] x", np.array([8, 1, 6]))
+        assert_unchanged(
+            unflatten_products,
+            text(f"a = Reshape(x, flat) c = {gemm} y = Reshape(c, back)", head, "float[8,1,6] y", back=back),
+        )
+
+    def test_the_leading_dimensions_change(self):
+        assert_unchanged(
+            unflatten_products,
+            text(
+                "a = Reshape(x, flat) c = Gemm(a, w, b) y = Reshape(c, back)",
+                "float[2,5,8] x",
+                "float[5,2,6] y",
+                back=np.array([5, 2, 6]),
+            ),
+        )
+
+    def test_the_leading_dimensions_are_not_known(self):
+        assert_unchanged(
+            unflatten_products,
+            text(
+                "a = Reshape(x, flat) c = Gemm(a, w, b) y = Reshape(c, back)",
+                result="float[P,Q,6] y",
+                back=np.array([3, -1, 6]),
+            ),
+        )
+
+    def test_a_bias_with_rows(self):
+        assert_unchanged(
+            unflatten_products,
+            text(
+                "a = Reshape(x, flat) c = Gemm(a, w, rows) y = Reshape(c, back)",
+                "float[1,2,8] x",
+                "float[1,2,6] y",
+                back=np.array([1, 2, 6]),
+            ),
+        )
+
+    def test_something_else_reads_the_product(self):
+        assert_unchanged(
+            unflatten_products,
+            text(
+                "a = Reshape(x, flat) z = Gemm(a, w, b) y = Reshape(z, back)",
+                "float[2,5,8] x",
+                "float[2,5,6] y, float[10,6] z",
+                back=np.array([2, 5, 6]),
+            ),
+        )
+
+
+class TestScales:
+    HEAD = "float[2,3,8] x, float[2,8,5] z"
+
+    def test_two_become_one(self):
+        check_rule(
+            OneScaleBeforeProduct(),
+            text("a = Mul(x, c) d = Mul(z, c) y = MatMul(a, d)", self.HEAD, "float[2,3,5] y", c=np.float32(0.25)),
+            text("a = Mul(x, c) y = MatMul(a, z)", self.HEAD, "float[2,3,5] y", c=np.float32(0.0625)),
+        )
+
+    @pytest.mark.parametrize("c", [np.float32(8), np.float32(1e-3), np.float32(np.inf), np.float32(0), np.array(0.5)])
+    def test_numbers_too_large_or_small_or_of_another_dtype(self, c: np.ndarray):
+        kind = "double" if c.dtype == np.float64 else "float"
+        assert_unchanged(
+            OneScaleBeforeProduct(),
+            text(
+                "a = Mul(x, c) d = Mul(z, c) y = MatMul(a, d)",
+                self.HEAD.replace("float", kind),
+                f"{kind}[2,3,5] y",
+                c=c,
+            ),
+        )
+
+    def test_a_number_moves_before_the_movements_and_into_the_weights(self):
+        parted = np.array([0, 0, 2, 3])
+        before = text(
+            "a = MatMul(x, w) r = Reshape(a, parted) p = Transpose<perm=[0,2,1,3]>(r) y = Mul(p, half)",
+            result="float[B,2,S,3] y",
+            parted=parted,
+        )
+        check_rule(
+            move_scale_to_weights,
+            before,
+            text(
+                "a = MatMul(x, w) m = Mul(a, half) r = Reshape(m, parted) y = Transpose<perm=[0,2,1,3]>(r)",
+                result="float[B,2,S,3] y",
+                parted=parted,
+            ),
+        )
+        result, _ = apply(before, move_scale_to_weights, FoldMatmulMul())
+        assert [node.op_type for node in result.graph.node] == ["MatMul", "Reshape", "Transpose"]
+
+    def test_a_bias_is_scaled_with_it(self):
+        check_rule(
+            move_scale_to_weights,
+            text(
+                "a = MatMul(x, w) c = Add(a, b) p = Transpose<perm=[1,0,2]>(c) y = Mul(p, half)",
+                result="float[S,B,6] y",
+            ),
+        )
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "a = Relu(x) p = Transpose<perm=[1,0,2]>(a) y = Mul(p, half)",
+            "z = MatMul(x, w) p = Transpose<perm=[1,0,2]>(z) y = Mul(p, half)",
+            "a = MatMul(x, w) y = Mul(a, half)",
+            "a = MatMul(x, w) p = Transpose<perm=[1,0,2]>(a) y = Mul(p, b)",
+            "a = MatMul(x, w) p = Transpose<perm=[1,0,2]>(a) y = Div(half, p)",
+        ],
+    )
+    def test_nothing_takes_it_in(self, body: str):
+        """No product; read elsewhere; already there; no single number; the number is divided."""
+        result = "float[?,?,?] y" + (", float[B,S,6] z" if "z =" in body else "")
+        assert_unchanged(
+            move_scale_to_weights, text(body, result=result.replace("?", "P", 1).replace("?", "Q", 1).replace("?", "R"))
+        )
