@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.config import Target
-from graphopt.ir import dtypes
+from graphopt.ir import dtypes, shapes
 from graphopt.ir.edits import inherit
 from graphopt.ir.weights import nbytes, read
 from graphopt.rewrite.spelling import is_standard
@@ -36,9 +36,9 @@ class _Projection(NamedTuple):
 def merge_projections(graph: gs.Graph, target: Target, model: Model) -> int:
     """x @ w1 + b1, x @ w2 + b2, ... = Split(x @ [w1, w2, ...] + [b1, b2, ...]), the same products in the same order.
 
-    Only where at least two have a bias: then the nodes fall, and TensorRT's layers do not rise (Split is one layer an
-    output). A missing bias is zero. Not where other nodes read a weight, where weights are large, below opset 13, or
-    inside functions.
+    Only where the nodes fall and TensorRT's layers do not rise: Split is one layer an output, MatMul one, and one more
+    where x is of a higher rank than the weights. A missing bias is zero. Not where other nodes read a weight, where
+    weights are large, below opset 13, or inside functions.
     """
     edit = model.editor
     groups: dict[tuple[int, int], list[_Projection]] = {}
@@ -53,9 +53,19 @@ def merge_projections(graph: gs.Graph, target: Target, model: Model) -> int:
             groups.setdefault((id(x), id(edit.scope(node))), []).append(found)
     changes = 0
     for parts in groups.values():
-        if sum(part.bias is not None for part in parts) >= 2:
+        if _pays(parts):
             changes += _merge(graph, model, parts)
     return changes
+
+
+def _pays(parts: list[_Projection]) -> bool:
+    shape = shapes.of(parts[0].matmul.inputs[0])
+    if shape is None:
+        return False
+    count, biases = len(parts), sum(part.bias is not None for part in parts)
+    each = 2 if len(shape) > 2 else 1
+    fewer_nodes = count + biases > 2 + bool(biases)
+    return fewer_nodes and each * count + biases >= each + count + bool(biases)
 
 
 def _read(model: Model, node: gs.Node, w: gs.Constant) -> _Projection | None:
@@ -87,16 +97,18 @@ def _merge(graph: gs.Graph, model: Model, parts: list[_Projection]) -> int:
         [np.zeros(n, dtype) if p.bias is None else read(p.bias) for p, n in zip(parts, sizes, strict=True)]
     )
     product = edit.insert("MatMul", [x, whole], at=first)
-    shifted = edit.insert("Add", [product.outputs[0], edit.constant(bias, "bias")], at=first)
+    steps = [product]
+    if any(part.bias is not None for part in parts):
+        steps.append(edit.insert("Add", [product.outputs[0], edit.constant(bias, "bias")], at=first))
     cut = edit.insert(
         "Split",
-        [shifted.outputs[0], edit.constant(np.array(sizes, np.int64), "sizes")],
+        [steps[-1].outputs[0], edit.constant(np.array(sizes, np.int64), "sizes")],
         {"axis": -1},
         at=first,
         outputs=len(parts),
     )
     nodes = [node for part in parts for node in (part.matmul, part.add) if node is not None]
-    for made in (product, shifted, cut):
+    for made in (*steps, cut):
         inherit(made, nodes, "merge-projections")
         model.inference.node(made, model.imports(first))
     for part, piece in zip(parts, list(cut.outputs), strict=True):
