@@ -93,9 +93,7 @@ class FuseLayerNormFolded(graphopt.Rule):
         k = op.Div(op.Const(scale), op.Sqrt(op.Add(variance, op.Const(epsilon))))
         return op.Add(op.Mul(x, k), op.Sub(op.Const(bias), op.Mul(mean, k)))
 
-    def rewrite(
-        self, op: Any, x: Value, axes: Value, axes2: Value, epsilon: Value, scale: Value, bias: Value
-    ) -> Any:
+    def rewrite(self, op: Any, x: Value, axes: Value, axes2: Value, epsilon: Value, scale: Value, bias: Value) -> Any:
         axis = first_axis(x, axes, axes2)
         one = ones(x, axis)
         weights, shift = spread(scale, one.shape, x.rank), spread(bias, one.shape, x.rank)
@@ -160,9 +158,7 @@ class MulIntoLayerNorm(graphopt.Rule):
         y = op.LayerNormalization(x, op.Const(scale), op.maybe(op.Const(bias)), axis=axis, epsilon=epsilon)
         return op.Mul(y, op.Const(c))
 
-    def rewrite(
-        self, op: Any, x: Value, scale: Value, bias: Value | None, c: Value, axis: int, epsilon: float
-    ) -> Any:
+    def rewrite(self, op: Any, x: Value, scale: Value, bias: Value | None, c: Value, axis: int, epsilon: float) -> Any:
         dims = _normalized(x, scale, axis)
         k = spread(c, dims, x.rank)
         weights = rounded(spread(scale, dims, x.rank) * k, x.dtype)
@@ -179,9 +175,7 @@ class AddIntoLayerNorm(graphopt.Rule):
         y = op.LayerNormalization(x, op.Const(scale), op.maybe(op.Const(bias)), axis=axis, epsilon=epsilon)
         return op.Add(y, op.Const(c))
 
-    def rewrite(
-        self, op: Any, x: Value, scale: Value, bias: Value | None, c: Value, axis: int, epsilon: float
-    ) -> Any:
+    def rewrite(self, op: Any, x: Value, scale: Value, bias: Value | None, c: Value, axis: int, epsilon: float) -> Any:
         dims = _normalized(x, scale, axis)
         shift = spread(c, dims, x.rank) + (0.0 if bias is None else spread(bias, dims, x.rank))
         return op.LayerNormalization(x, scale, rounded(shift, x.dtype), axis=axis, epsilon=epsilon)

@@ -104,8 +104,8 @@ def align_constants(graph: gs.Graph, target: Target, model: Model) -> int:
         for slot in _SPREAD[node.op] or range(len(node.inputs)):
             tensor = node.inputs[slot] if slot < len(node.inputs) else None
             if isinstance(tensor, gs.Constant) and tensor.name and len(tensor.shape) < rank:
-                uses = wanted.setdefault(id(tensor), (tensor, {}))[1]
-                uses.setdefault(rank, []).append((node, slot))
+                by_rank = wanted.setdefault(id(tensor), (tensor, {}))[1]
+                by_rank.setdefault(rank, []).append((node, slot))
     changes = 0
     for tensor, by_rank in wanted.values():
         size = nbytes(tensor)

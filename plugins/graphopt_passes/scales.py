@@ -123,12 +123,7 @@ def _scale(model: Model, node: gs.Node, found: _Found, k: float) -> None:
         if edit.scope(owner) is not edit.scope(node) or edit.is_input(tensor):
             raise graphopt.Skip("the weights are in another body, or may be overridden")
         foldable(value)
-        if owner is found.node:
-            edits.append((owner, slot, scaled(value, np.float64(k))))
-        else:
-            array = value.const
-            assert array is not None
-            edits.append((owner, slot, rounded(array.astype(np.float64) * k, array.dtype)))
+        edits.append((owner, slot, scaled(value, np.array(k))))
     for owner, slot, array in edits:
         owner.inputs[slot] = edit.constant(array, owner.inputs[slot].name)
         edit.edited(owner)
