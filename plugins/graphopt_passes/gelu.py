@@ -4,6 +4,7 @@ Equal up to rounding unless said otherwise; NaN stays NaN. Left alone because Te
 the one operator than of the spelled form, or refuses it: Swish (5 against 2), Celu (10; none in float16),
 LpNormalization (8 against 4), ReduceL2 in float16 (5 against 3), MeanVarianceNormalization (none in float16).
 ReduceLogSumExp and LogSoftmax are left alone because they are finite where the spelled forms are not, or the reverse.
+Gelu is recognized early: its factor 1 / 2 would be folded into the convolution that follows.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _halved(op: Any, x: Any, a: Any, half: Any) -> Any:
 class FuseGelu(graphopt.Rule):
     """x * (1 + Erf(x / sqrt(2))) / 2 = Gelu(x), from opset 20 on."""
 
-    stage = "fuse"
+    stage = "canonicalize"
 
     def pattern(self, op: Any, x: Any, k: Any, one: Any, half: Any) -> Any:
         return _halved(op, x, op.Add(op.Erf(op.Mul(x, op.Const(k))), op.Const(one)), half)
@@ -46,7 +47,7 @@ class FuseGelu(graphopt.Rule):
 class FuseGeluDivided(graphopt.Rule):
     """x * (1 + Erf(x / sqrt(2))) / 2 = Gelu(x), from opset 20 on; sqrt(2) divides."""
 
-    stage = "fuse"
+    stage = "canonicalize"
 
     def pattern(self, op: Any, x: Any, k: Any, one: Any, half: Any) -> Any:
         return _halved(op, x, op.Add(op.Erf(op.Div(x, op.Const(k))), op.Const(one)), half)
@@ -60,7 +61,7 @@ class FuseGeluDivided(graphopt.Rule):
 class FuseGeluTanh(graphopt.Rule):
     """x * (1 + Tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) / 2 = Gelu(x, approximate=tanh), from opset 20 on."""
 
-    stage = "fuse"
+    stage = "canonicalize"
 
     def pattern(self, op: Any, x: Any, three: Any, k: Any, c: Any, one: Any, half: Any) -> Any:
         cube = op.Pow(x, op.Const(three))
@@ -76,7 +77,7 @@ class FuseGeluTanh(graphopt.Rule):
 class FuseGeluTanhMultiplied(graphopt.Rule):
     """x * (1 + Tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))) / 2 = Gelu(x, approximate=tanh), from opset 20 on."""
 
-    stage = "fuse"
+    stage = "canonicalize"
 
     def pattern(self, op: Any, x: Any, k: Any, c: Any, one: Any, half: Any) -> Any:
         cube = op.alternatives(
@@ -94,7 +95,7 @@ class FuseGeluTanhMultiplied(graphopt.Rule):
 class FuseGeluTanhFactored(graphopt.Rule):
     """x * (1 + Tanh(sqrt(2 / pi) * x * (1 + 0.044715 * x * x))) / 2 = Gelu(x, approximate=tanh), from opset 20 on."""
 
-    stage = "fuse"
+    stage = "canonicalize"
 
     def pattern(self, op: Any, x: Any, k: Any, c: Any, one: Any, one2: Any, half: Any) -> Any:
         square = op.alternatives(op.Mul(op.Mul(x, op.Const(c)), x), op.Mul(op.Mul(x, x), op.Const(c)))

@@ -140,6 +140,35 @@ def _rank(node: gs.Node) -> int | None:
     return rank if rank in ranks else None
 
 
+@graphopt.pass_("legalize")
+def split_evenly(graph: gs.Graph, target: Target, model: Model) -> int:
+    """Split(x, [n, n, ...]) = Split(x) into as many parts, where the dimension is their sum; for TensorRT only.
+
+    For dynamic shapes the parser makes two layers fewer. From opset 13 on; not inside functions.
+    """
+    if not _for_tensorrt(target):
+        return 0
+    edit = model.editor
+    changes = 0
+    for node in edit.nodes():
+        if node.op != "Split" or not is_standard(node) or len(node.inputs) != 2 or model.opset(node) < 13:
+            continue
+        sizes, shape, axis = node.inputs[1], shapes.of(node.inputs[0]), node.attrs.get("axis", 0)
+        if not isinstance(sizes, gs.Constant) or shape is None or not isinstance(axis, int):
+            continue
+        values = read(sizes).reshape(-1).tolist()
+        if model.home(node) is not graph or len(set(values)) != 1 or shape[axis] != sum(values) or not values[0]:
+            continue
+        if len(values) != len(node.outputs):
+            continue
+        del node.inputs[1]
+        if model.opset(node) >= 18:
+            node.attrs["num_outputs"] = len(values)
+        edit.edited(node)
+        changes += 1
+    return changes
+
+
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [narrow_places, align_constants]
+    return [narrow_places, align_constants, split_evenly]

@@ -36,9 +36,10 @@ class _Projection(NamedTuple):
 def merge_projections(graph: gs.Graph, target: Target, model: Model) -> int:
     """x @ w1 + b1, x @ w2 + b2, ... = Split(x @ [w1, w2, ...] + [b1, b2, ...]), the same products in the same order.
 
-    Only where the nodes fall and TensorRT's layers do not rise: Split is one layer an output, MatMul one, and one more
-    where x is of a higher rank than the weights. A missing bias is zero. Not where other nodes read a weight, where
-    weights are large, below opset 13, or inside functions.
+    Only where the nodes fall and TensorRT's layers do not rise: Split is one layer an output (for dynamic shapes two,
+    and five), MatMul one, and one more where x is of a higher rank than the weights; so never for dynamic shapes. A
+    missing bias is zero. Not where other nodes read a weight, where weights are large, below opset 13, or inside
+    functions.
     """
     edit = model.editor
     groups: dict[tuple[int, int], list[_Projection]] = {}
@@ -60,7 +61,7 @@ def merge_projections(graph: gs.Graph, target: Target, model: Model) -> int:
 
 def _pays(parts: list[_Projection]) -> bool:
     shape = shapes.of(parts[0].matmul.inputs[0])
-    if shape is None:
+    if shape is None or not shapes.is_static(shape):
         return False
     count, biases = len(parts), sum(part.bias is not None for part in parts)
     each = 2 if len(shape) > 2 else 1

@@ -31,17 +31,15 @@ class _Found(NamedTuple):
     weights: int
     """The slot of the weights."""
     added: tuple[tuple[gs.Node, int], ...] = ()
+    through_product: bool = False
 
 
-@graphopt.pass_(
-    "fuse",
-    after=["fuse-gelu", "fuse-gelu-divided", "fuse-gelu-tanh", "fuse-gelu-tanh-factored", "fuse-gelu-tanh-multiplied"],
-    before=["merge-projections"],
-)
+@graphopt.pass_("fuse", before=["merge-projections"])
 def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> int:
     """move(x @ w + b) * c = move(x @ (w * c) + b * c), and move(x * c) @ w = move(x) @ (w * c), c one finite number.
 
-    move: any chain of Reshape, Transpose, Squeeze, Unsqueeze, Flatten that nothing else reads. Weights are rounded once
+    move: any chain of Reshape, Transpose, Squeeze, Unsqueeze, Flatten that nothing else reads, and products with
+    something else (queries @ keys * c; for |c| <= 1, so that nothing overflows that did not). Weights are rounded once
     (exact where c is a power of two). Not where w has other readers or would overflow or underflow, not for c = 0, not
     for weights larger than 64 MiB, nor inside functions.
     """
@@ -63,7 +61,10 @@ def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> in
             k = number(Value(c), Value(x))
             if k == 0 or not np.isfinite(k):
                 continue
-            _scale(model, node, found, 1 / k if node.op == "Div" else k)
+            k = 1 / k if node.op == "Div" else k
+            if found.through_product and abs(k) > 1:
+                continue
+            _scale(model, node, found, k)
         except graphopt.Skip:
             continue
         edit.replace(node.outputs[0], x)
@@ -78,7 +79,7 @@ def _only_reader(model: Model, tensor: gs.Tensor) -> gs.Node | None:
     return tensor.outputs[0]
 
 
-def _above(model: Model, x: gs.Tensor) -> _Found | None:
+def _above(model: Model, x: gs.Tensor, through_product: bool = False) -> _Found | None:
     added: list[tuple[gs.Node, int]] = []
     for _ in range(_FARTHEST):
         maker = x.inputs[0] if x.inputs else None
@@ -91,7 +92,9 @@ def _above(model: Model, x: gs.Tensor) -> _Found | None:
             added.append((maker, slot))
             x = maker.inputs[1 - slot]
         elif maker.op == "MatMul" and isinstance(maker.inputs[1], gs.Constant):
-            return _Found(maker, 1, tuple(added))
+            return _Found(maker, 1, tuple(added), through_product)
+        elif maker.op == "MatMul" and not added and not through_product:
+            return _above(model, maker.inputs[0], True) or _above(model, maker.inputs[1], True)
         else:
             return None
     return None

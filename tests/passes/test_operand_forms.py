@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt_passes.operand_forms import align_constants, narrow_places
+from graphopt_passes.operand_forms import align_constants, narrow_places, split_evenly
 
 from graphopt.config import Target
 from graphopt.testing import assert_unchanged, check_rule, model
@@ -115,3 +115,18 @@ def test_other_backends_take_constants_as_they_are(rule):
     source = graph("a = Gather<axis = 1>(x, i) y = Mul(a, c)", c=F(2), i=ints(0))
     assert_unchanged(rule, source, target=Target(backend="onnxruntime"))
     check_rule(rule, source, target=Target(backend="tensorrt"))
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_even_parts_need_no_sizes(opset):
+    ports = "(float[N,6,8] x) => (float[N,3,8] y, float[N,3,8] z)"
+    source = graph("y, z = Split<axis = 1>(x, n)", ports=ports, opset=opset, n=ints(3, 3))
+    (node,) = check_rule(split_evenly, source, fires=1).graph.node
+    assert len(node.input) == 1
+
+
+def test_uneven_parts_and_unknown_dimensions_keep_their_sizes():
+    ports = "(float[N,6,8] x) => (float[N,?,8] y, float[N,?,8] z)"
+    assert_unchanged(split_evenly, graph("y, z = Split<axis = 1>(x, n)", ports=ports, n=ints(2, 4)))
+    ports = ports.replace("N,6,8", "N,K,8")
+    assert_unchanged(split_evenly, graph("y, z = Split<axis = 1>(x, n)", ports=ports, n=ints(3, 3)))

@@ -84,3 +84,22 @@ def test_both_factors_of_a_product_are_one():
     assert_unchanged(GatherFactorsOfProduct(), graph(body, ports, d=F([1, 2, 3, 4, 5])))
     assert_unchanged(GatherFactorsOfProduct(), graph(body, ports, d=F(1e30), c=F(1e30)))
     assert_unchanged(GatherFactorsOfProduct(), graph(body, ports[:-1] + ", float[N,8,5] r)", d=F(0.5)))
+
+
+SCORES = """p = MatMul(x, w) q = Add(p, b) r = Reshape(q, n) t = Transpose<perm = [0, 2, 1, 3]>(r)
+            s = MatMul({}) y = Mul(s, c)"""
+
+
+@pytest.mark.parametrize(("operands", "ports"), [("t, z", "float[N,2,3,5] z"), ("z, t", "float[N,2,3,5] z")])
+def test_the_scale_of_scores_goes_into_either_projection(operands, ports):
+    ports = f"(float[N,5,8] x, {ports}) => (float[N,2,?,?] y)"
+    source = graph(SCORES.format(operands), ports)
+    result = check_rule(fold_scale_into_weights, source, fires=1)
+    assert operators(result) == ["MatMul", "Add", "Reshape", "Transpose", "MatMul"]
+
+
+def test_a_sum_after_the_product_of_two_computed_tensors_stops_it():
+    body = SCORES.format("t, z").replace("y = Mul(s, c)", "a = Add(s, d) y = Mul(a, c)")
+    ports = "(float[N,5,8] x, float[N,2,3,5] z) => (float[N,2,5,5] y)"
+    assert_unchanged(fold_scale_into_weights, graph(body, ports, d=F(1)))
+    assert_unchanged(fold_scale_into_weights, graph(SCORES.format("t, z"), ports, c=F(2)))
