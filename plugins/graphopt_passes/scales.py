@@ -31,7 +31,9 @@ class _Found(NamedTuple):
     weights: int
     """The slot of the weights."""
     added: tuple[tuple[gs.Node, int], ...] = ()
-    through_product: bool = False
+    least: float = 0.0
+    most: float = np.inf
+    """Between what the magnitude of the factor must be."""
 
 
 @graphopt.pass_("fuse", before=["merge-projections"])
@@ -39,7 +41,8 @@ def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> in
     """move(x @ w + b) * c = move(x @ (w * c) + b * c), and move(x * c) @ w = move(x) @ (w * c), c one finite number.
 
     move: any chain of Reshape, Transpose, Squeeze, Unsqueeze, Flatten that nothing else reads, and products with
-    something else (queries @ keys * c; for |c| <= 1, so that nothing overflows that did not). Weights are rounded once
+    something else (queries @ keys * c, for |c| <= 1; x * c * gate, for |c| >= 1/2, so that nothing overflows that did
+    not). Weights are rounded once
     (exact where c is a power of two). Not where w has other readers or would overflow or underflow, not for c = 0, not
     for weights larger than 64 MiB, nor inside functions.
     """
@@ -62,7 +65,7 @@ def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> in
             if k == 0 or not np.isfinite(k):
                 continue
             k = 1 / k if node.op == "Div" else k
-            if found.through_product and abs(k) > 1:
+            if not found.least <= abs(k) <= found.most:
                 continue
             _scale(model, node, found, k)
         except graphopt.Skip:
@@ -92,7 +95,7 @@ def _above(model: Model, x: gs.Tensor, through_product: bool = False) -> _Found 
             added.append((maker, slot))
             x = maker.inputs[1 - slot]
         elif maker.op == "MatMul" and isinstance(maker.inputs[1], gs.Constant):
-            return _Found(maker, 1, tuple(added), through_product)
+            return _Found(maker, 1, tuple(added), most=1.0 if through_product else np.inf)
         elif maker.op == "MatMul" and not added and not through_product:
             return _above(model, maker.inputs[0], True) or _above(model, maker.inputs[1], True)
         else:
@@ -101,14 +104,19 @@ def _above(model: Model, x: gs.Tensor, through_product: bool = False) -> _Found 
 
 
 def _below(model: Model, y: gs.Tensor) -> _Found | None:
+    least = 0.0
     for _ in range(_FARTHEST):
         user = _only_reader(model, y)
-        if user is None or not is_standard(user) or user.inputs[0] is not y:
+        if user is None or not is_standard(user):
             return None
-        if user.op in _MOVEMENT:
+        if user.op == "Mul":
+            y, least = user.outputs[0], 0.5
+        elif user.inputs[0] is not y:
+            return None
+        elif user.op in _MOVEMENT:
             y = user.outputs[0]
         elif user.op == "MatMul" and isinstance(user.inputs[1], gs.Constant):
-            return _Found(user, 1)
+            return _Found(user, 1, least=least)
         else:
             return None
     return None

@@ -16,6 +16,7 @@ from graphopt_passes.gelu import (
     FuseSoftmax,
     FuseSoftsign,
     RemoveThresholdOfSoftplus,
+    SigmoidInsteadOfTanh,
 )
 
 from graphopt.testing import apply, assert_unchanged, check_rule, model
@@ -161,3 +162,30 @@ def test_prelu():
     assert_unchanged(FusePrelu(), graph(body.replace("Neg(x)", "Abs(x)"), slope=slopes))
     ports = "(float[1,40] x) => (float[3,40] y)"
     assert_unchanged(FusePrelu(), graph(body, slope=np.ones((3, 40)), ports=ports))
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("start", [start for _, start in STARTS[2:4]])
+def test_below_opset_20_tanh_is_a_sigmoid(start, end):
+    body = f"{start} {end}"
+    result = check_rule(SigmoidInsteadOfTanh(), graph(body, opset=17), fires=1)
+    assert len(result.graph.node) == len(graph(body).graph.node) - 2
+    assert operators(result)[-2:] == ["Sigmoid", "Mul"]
+
+
+def test_only_half_of_one_plus_tanh_is_a_sigmoid():
+    body = f"{STARTS[2][1]} {ENDS[0]}"
+    for wrong in ({"one": 2.0}, {"half": 0.25}, {"k": np.full(40, 0.5)}, {"k": 1e5}):
+        assert_unchanged(SigmoidInsteadOfTanh(), graph(body, opset=17, **wrong))
+    ports = "(float[N,40] x) => (float[N,40] y, float[N,40] f)"
+    assert_unchanged(SigmoidInsteadOfTanh(), graph(body, opset=17, ports=ports))
+
+
+def test_far_out_the_sigmoid_is_where_the_tanh_was():
+    import onnxruntime as ort
+
+    source = graph(f"{STARTS[2][1]} {ENDS[0]}", opset=17, ports="(float[N] x) => (float[N] y)")
+    result, _ = apply(source, SigmoidInsteadOfTanh())
+    x = np.array([-30, -5, -1, 0, 1, 5, 30, 1e5, -1e5, np.nan], np.float32)
+    want, got = (ort.InferenceSession(p.SerializeToString()).run(None, {"x": x})[0] for p in (source, result))
+    np.testing.assert_allclose(got, want, atol=1e-6)

@@ -103,3 +103,12 @@ def test_a_sum_after_the_product_of_two_computed_tensors_stops_it():
     ports = "(float[N,5,8] x, float[N,2,3,5] z) => (float[N,2,5,5] y)"
     assert_unchanged(fold_scale_into_weights, graph(body, ports, d=F(1)))
     assert_unchanged(fold_scale_into_weights, graph(SCORES.format("t, z"), ports, c=F(2)))
+
+
+@pytest.mark.parametrize("body", ["h = Mul(x, c) m = Mul(h, e)", "h = Mul(c, e) m = Mul(x, h)"])
+def test_a_factor_passes_a_gate_on_its_way_to_the_matrix_that_follows(body):
+    text = f"e = Erf(x) {body} y = MatMul(m, w)"
+    ports = "(float[N,5,8] x) => (float[N,5,6] y)"
+    result = check_rule(fold_scale_into_weights, graph(text, ports, c=F(0.5)), fires=1)
+    assert operators(result) == ["Erf", "Mul", "MatMul"]
+    assert_unchanged(fold_scale_into_weights, graph(text, ports, c=F(0.25)))
