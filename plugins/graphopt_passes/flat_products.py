@@ -81,30 +81,6 @@ def _right_side(gemm: gs.Node, before: shapes.Shape, after: shapes.Shape, edit: 
     return None if array is None else edit.constant(np.ascontiguousarray(array.T), weights.name)
 
 
-class OneScaleBeforeProduct(graphopt.Rule):
-    """MatMul(a * c, b * d) = MatMul(a * (c * d), b), for numbers c and d that are at most 1 together.
-
-    Not where the product of both is so small that a * (c * d) may lose its digits.
-    """
-
-    def pattern(self, op: Any, a: Any, c: Any, b: Any, d: Any) -> Any:
-        return op.MatMul(op.Mul(a, op.Const(c)), op.Mul(b, op.Const(d)))
-
-    def check(self, op: Any, a: Value, c: Value, b: Value, d: Value) -> str | None:
-        one, two = number(c), number(d)
-        if one is None or two is None or c.rank != 0 or d.rank != 0 or dtypes.name(c.dtype) != "float32":
-            return "the factors are not one float32 number each"
-        if not _SMALLEST <= abs(one * two) <= max(1.0, abs(one)):
-            return "the factors together are too large or too small"
-        return None
-
-    def rewrite(self, op: Any, a: Value, c: Value, b: Value, d: Value) -> Any:
-        one, two = number(c), number(d)
-        assert one is not None
-        assert two is not None
-        return op.MatMul(op.Mul(a, np.float32(one * two)), b)
-
-
 def number(value: Value) -> float | None:
     """The one finite number that a small constant holds."""
     array = value.const if value.size == 1 else None
@@ -189,4 +165,4 @@ def _move(node: gs.Node, way: tuple[int, gs.Node, gs.Tensor], edit: Editor, mode
 
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [unflatten_products, OneScaleBeforeProduct(), move_scale_to_weights]
+    return [unflatten_products, move_scale_to_weights]
