@@ -20,6 +20,8 @@ from graphopt.rewrite.spelling import RANDOM, is_standard, schema
 from graphopt.rewrite.value import lifted
 from graphopt.rewrite.worklist import Model
 
+from .numpy_operators import calculate
+
 NEVER = RANDOM | frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear If Loop Scan Constant Dropout Optional OptionalGetElement "
     "OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
@@ -139,19 +141,40 @@ def _needed(nodes: list[gs.Node], model: Model) -> list[gs.Tensor]:
 
 
 def _evaluate(nodes: list[gs.Node], home: gs.Graph, model: Model) -> dict[int, np.ndarray[Any, Any]]:
-    """id(tensor) -> value: all in one onnxruntime session, or node by node where that does not run."""
+    """id(tensor) -> value: by NumPy where that is exact, the rest in one onnxruntime session, or node by node."""
     wanted = _needed(nodes, model)
     if not wanted:
         return {}
-    try:
-        values = _run(_model(nodes, wanted, home), [tensor.name for tensor in wanted])
-        return {id(tensor): value for tensor, value in zip(wanted, values, strict=True)}
-    except Exception:
-        return _one_by_one(nodes, home)
-
-
-def _one_by_one(nodes: list[gs.Node], home: gs.Graph) -> dict[int, np.ndarray[Any, Any]]:
     known: dict[int, np.ndarray[Any, Any]] = {}
+    rest = [node for node in nodes if not _calculate(node, known, int(home.opset))]
+    found = {id(tensor): known[id(tensor)] for tensor in wanted if id(tensor) in known}
+    missing = [tensor for tensor in wanted if id(tensor) not in known]
+    if not missing:
+        return found
+    try:
+        values = _run(_model(rest, missing, home, known), [tensor.name for tensor in missing])
+        return {**found, **{id(tensor): value for tensor, value in zip(missing, values, strict=True)}}
+    except Exception:
+        return {**found, **_one_by_one(rest, home, known)}
+
+
+def _calculate(node: gs.Node, known: dict[int, np.ndarray[Any, Any]], opset: int) -> bool:
+    """Add the node's value to what is known, if NumPy has it."""
+    operands: list[np.ndarray[Any, Any] | None] = []
+    for tensor in node.inputs:
+        if tensor.name and not isinstance(tensor, gs.Constant) and id(tensor) not in known:
+            return False
+        operands.append(known.get(id(tensor)) if not isinstance(tensor, gs.Constant) else read(tensor))
+    value = calculate(node, operands, opset)
+    if value is not None:
+        known[id(node.outputs[0])] = value
+    return value is not None
+
+
+def _one_by_one(
+    nodes: list[gs.Node], home: gs.Graph, known: dict[int, np.ndarray[Any, Any]]
+) -> dict[int, np.ndarray[Any, Any]]:
+    known = dict(known)
     for node in nodes:
         if not all(not t.name or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs):
             continue
