@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import packaged, store
 
-GENERATORS = ("light", "synthetic", "timm_nets", "language", "vision", "plain", "speech", "derived", "hand_written")
+GENERATORS = ("light", "synthetic", "timm_nets", "language", "plain", "derived", "hand_written")
 
 
 def main() -> int:
