@@ -19,7 +19,9 @@ from .verdict import OURS, losses, verdict
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("corpus", type=Path, help="folder of NAME.onnx with NAME.npz (see tests.bench.corpus)")
-    parser.add_argument("--peers", default=".bench/peers/bin/python", help="the Python that has them (see tests/bench/setup)")
+    parser.add_argument(
+        "--peers", default=".bench/peers/bin/python", help="the Python that has them (see tests/bench/setup)"
+    )
     parser.add_argument("--cache", type=Path, default=Path(".bench/cache"), help="peers' records, kept between runs")
     parser.add_argument("--only", default="*", help="models, as a glob; several with commas")
     parser.add_argument("--tools", default=",".join((OURS, *PEERS)))

@@ -32,7 +32,8 @@ class Forks:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         try:
             self._process.stdin.write(json.dumps({"seconds": seconds, "request": request}) + "\n")
             self._process.stdin.flush()
@@ -100,7 +101,8 @@ def _read(descriptor: int, until: float) -> tuple[bytes, bool]:
 
 def main() -> None:
     spec = importlib.util.spec_from_file_location("script", sys.argv[1])
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     script = importlib.util.module_from_spec(spec)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

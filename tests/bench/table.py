@@ -23,7 +23,13 @@ def _cell(record: Mapping[str, Any] | None, source: Mapping[str, Any], metric: s
         text = "does not run" if record.get("compare_error") else "?" if apart is None else f"{apart:.1e}"
         return f"**{text}**" if broken.startswith("wrong") else text
     value = record.get(metric)
-    text = "-" if value is None else f"{value / 1e6:.2f}" if metric.endswith("bytes") or metric == "peak_rss" else str(value)
+    text = (
+        "-"
+        if value is None
+        else f"{value / 1e6:.2f}"
+        if metric.endswith("bytes") or metric == "peak_rss"
+        else str(value)
+    )
     return f"~~{text}~~" if broken else text
 
 
@@ -43,7 +49,10 @@ def table(results: Results, tools: Sequence[str], metric: str) -> str:
 
 def verdicts(results: Results) -> str:
     """A line for each model: ours against the best peer in everything."""
-    lines = ["| model | nodes | best | layers | best | MB | best | s | best | difference | verdict |", "|---" * 11 + "|"]
+    lines = [
+        "| model | nodes | best | layers | best | MB | best | s | best | difference | verdict |",
+        "|---" * 11 + "|",
+    ]
     for name, one in results.items():
         source, tools = one["source"], one["tools"]
         cells = [name]
@@ -64,7 +73,10 @@ def summary(results: Results, tools: Sequence[str]) -> str:
         for metric in {metric for metric, _ in losses(one["source"], one["tools"])}:
             lost[metric] += 1
     lines = [f"{len(results)} models. Ours is behind the best peer in: " + (_listed(lost) or "nothing") + ".", ""]
-    lines += ["| tool | fewest nodes | fewest layers | failed | wrong | median of ours / its seconds |", "|---" * 6 + "|"]
+    lines += [
+        "| tool | fewest nodes | fewest layers | failed | wrong | median of ours / its seconds |",
+        "|---" * 6 + "|",
+    ]
     for tool in tools:
         least: Counter[str] = Counter()
         faults: Counter[str] = Counter()

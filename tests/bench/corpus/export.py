@@ -66,7 +66,9 @@ def torchscript(
     half: bool = False,
 ) -> Writer:
     """The TorchScript exporter; its own constant folding off unless fold."""
-    return lambda path: _export(path, build, feeds(), opset, dynamic, half, {"dynamo": False, "do_constant_folding": fold})
+    return lambda path: _export(
+        path, build, feeds(), opset, dynamic, half, {"dynamo": False, "do_constant_folding": fold}
+    )
 
 
 def dynamo(

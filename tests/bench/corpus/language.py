@@ -219,11 +219,6 @@ _variants(
     lambda: {"pixel_values": image(1, 3, 128, 128)}, {}, "ts17 dy18",
 )  # fmt: skip
 _variants(
-    "mask2former-swin", "segmentation, Swin",
-    _hf("UperNetForSemanticSegmentation", lambda: tr.UperNetConfig(backbone_config=tr.SwinConfig(embed_dim=24, depths=[1, 1, 2, 1], num_heads=[2, 2, 4, 4], window_size=4, out_features=["stage1", "stage2", "stage3", "stage4"]), hidden_size=32, num_labels=8, auxiliary_in_channels=96, auxiliary_channels=16), ("pixel_values",)),
-    lambda: {"pixel_values": image(1, 3, 128, 128)}, {}, "ts17",
-)  # fmt: skip
-_variants(
     "conformer", "speech",
     _hf("Wav2Vec2ConformerModel", lambda: tr.Wav2Vec2ConformerConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, conv_dim=(32,) * 4, conv_stride=(5, 4, 4, 2), conv_kernel=(10, 8, 4, 4), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, conv_depthwise_kernel_size=15, position_embeddings_type="relative"), ("input_values",)),
     _wave, {}, "ts17",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...real_models import text_page
+from tests.real_models import text_page
+
 from .store import Feeds, Writer, add, image, normal
 
 F = np.float32
@@ -41,8 +42,16 @@ def _file_bytes() -> Feeds:
 
 
 SHIPPED: dict[str, tuple[str, str, object]] = {
-    "rapidocr-det": ("OCR", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", {"x": text_page((1, 3, 320, 320))}),
-    "rapidocr-rec": ("OCR", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", {"x": text_page((1, 3, 48, 320))}),
+    "rapidocr-det": (
+        "OCR",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        {"x": text_page((1, 3, 320, 320))},
+    ),
+    "rapidocr-rec": (
+        "OCR",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        {"x": text_page((1, 3, 48, 320))},
+    ),
     "rapidocr-cls": (
         "OCR",
         "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",

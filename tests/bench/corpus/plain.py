@@ -35,7 +35,11 @@ class UNet(nn.Module):
             x = block(x if i == 0 else f.max_pool2d(x, 2))
             skips.append(x)
         for wide, block, skip in zip(self.wide, self.up, (skips[1], skips[0]), strict=True):
-            x = wide(x) if self.transposed else f.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=False)
+            x = (
+                wide(x)
+                if self.transposed
+                else f.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=False)
+            )
             x = block(torch.cat([x, skip], 1))
         return torch.softmax(self.head(x), 1)
 
@@ -78,7 +82,9 @@ class Enlarge(nn.Module):
     def __init__(self, spelled: bool) -> None:
         super().__init__()
         self.head, self.tail = nn.Conv2d(3, 32, 3, 1, 1), nn.Conv2d(32, 12, 3, 1, 1)
-        self.body = nn.ModuleList([nn.Sequential(nn.Conv2d(32, 32, 3, 1, 1), nn.PReLU(32), nn.Conv2d(32, 32, 3, 1, 1)) for _ in range(4)])
+        self.body = nn.ModuleList(
+            [nn.Sequential(nn.Conv2d(32, 32, 3, 1, 1), nn.PReLU(32), nn.Conv2d(32, 32, 3, 1, 1)) for _ in range(4)]
+        )
         self.spelled = spelled
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +150,9 @@ class PointNet(nn.Module):
         super().__init__()
         self.turn = nn.Sequential(nn.Conv1d(3, 32, 1), nn.BatchNorm1d(32), nn.ReLU(), nn.Conv1d(32, 64, 1))
         self.matrix = nn.Linear(64, 9)
-        self.body = nn.Sequential(nn.Conv1d(3, 64, 1), nn.BatchNorm1d(64), nn.ReLU(), nn.Conv1d(64, 128, 1), nn.BatchNorm1d(128))
+        self.body = nn.Sequential(
+            nn.Conv1d(3, 64, 1), nn.BatchNorm1d(64), nn.ReLU(), nn.Conv1d(64, 128, 1), nn.BatchNorm1d(128)
+        )
         self.head = nn.Sequential(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 10))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,7 +200,9 @@ class Norms(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleList([nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 3, 3)])
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 3, 3)]
+        )
         self.inst, self.group = nn.InstanceNorm2d(16, affine=True), nn.GroupNorm(4, 16)
         self.scale = nn.Parameter(torch.rand(16) + 0.5)
 
@@ -263,7 +273,9 @@ def _points() -> Feeds:
     return {"points": normal(2, 3, 128)}
 
 
-def _all(name: str, family: str, build: Callable[[], nn.Module], feeds: Callable[[], Feeds], free: Any, words: str) -> None:
+def _all(
+    name: str, family: str, build: Callable[[], nn.Module], feeds: Callable[[], Feeds], free: Any, words: str
+) -> None:
     for word in words.split():
         how, _, dynamic = word.partition("-")
         axes = free if dynamic else None
@@ -271,7 +283,12 @@ def _all(name: str, family: str, build: Callable[[], nn.Module], feeds: Callable
         if how.startswith("ts"):
             add(f"{name}-{word}", family, f"TorchScript {word[2:]}", torchscript(build, feeds, opset, axes))
         elif how.startswith("fold"):
-            add(f"{name}-{word}", family, f"TorchScript {opset}, folded", torchscript(build, feeds, opset, axes, fold=True))
+            add(
+                f"{name}-{word}",
+                family,
+                f"TorchScript {opset}, folded",
+                torchscript(build, feeds, opset, axes, fold=True),
+            )
         else:
             raw = how.startswith("raw")
             label = f"dynamo {opset}{'-dyn' if dynamic else ''}{', not optimized' if raw else ''}"
@@ -282,6 +299,7 @@ def _square(side: int, channels: int = 3) -> Callable[[], Feeds]:
     return lambda: {"image": image(1, channels, side, side)}
 
 
+torch.backends.mha.set_fastpath_enabled(False)
 FREE = {"image": {0: "batch", 2: "height", 3: "width"}}
 _all("unet-resize", "segmentation", lambda: UNet(False), _square(64), FREE, "ts11 ts17-dyn dy18 fold17-dyn")
 _all("unet-transposed", "segmentation", lambda: UNet(True), _square(64), FREE, "ts13-dyn raw18")
@@ -290,13 +308,36 @@ _all("enlarge", "super-resolution", lambda: Enlarge(False), _square(32), FREE, "
 _all("enlarge-spelled", "super-resolution", lambda: Enlarge(True), _square(32), FREE, "ts17-dyn dy18")
 _all("diffusion", "diffusion UNet, GroupNorm", Diffusion, lambda: {"latent": normal(2, 4, 16, 16), "t": np.array([10, 500])},
      {"latent": {0: "batch"}, "t": {0: "batch"}}, "ts13-dyn ts17 dy18 dy21 raw18")  # fmt: skip
-_all("crnn-lstm", "OCR, LSTM", lambda: Recurrent(nn.LSTM), lambda: {"page": image(1, 1, 40, 48)}, {"page": {0: "batch", 3: "width"}}, "ts11 ts17-dyn dy18")
-_all("crnn-gru", "speech, GRU", lambda: Recurrent(nn.GRU), lambda: {"page": image(1, 1, 40, 48)}, {"page": {0: "batch", 3: "width"}}, "ts13-dyn dy18")
+_all(
+    "crnn-lstm",
+    "OCR, LSTM",
+    lambda: Recurrent(nn.LSTM),
+    lambda: {"page": image(1, 1, 40, 48)},
+    {"page": {0: "batch", 3: "width"}},
+    "ts11 ts17-dyn dy18",
+)
+_all(
+    "crnn-gru",
+    "speech, GRU",
+    lambda: Recurrent(nn.GRU),
+    lambda: {"page": image(1, 1, 40, 48)},
+    {"page": {0: "batch", 3: "width"}},
+    "ts13-dyn dy18",
+)
 _all("pointnet", "point cloud", PointNet, _points, {"points": {0: "batch", 2: "count"}}, "ts13 ts17-dyn dy18")
-_all("graphnet", "graph network, scatter", GraphNet, _edges, {"x": {0: "nodes"}, "edges": {1: "edges"}}, "ts17 ts18-dyn dy18")
-_all("einsum-attention", "einsum", EinsumAttention, lambda: {"x": normal(2, 10, 48)}, {"x": {0: "batch"}}, "ts13-dyn dy18 raw18")
+_all(
+    "graphnet", "graph network, scatter", GraphNet, _edges, {"x": {0: "nodes"}, "edges": {1: "edges"}}, "ts18-dyn dy18"
+)
+_all(
+    "einsum-attention",
+    "einsum",
+    EinsumAttention,
+    lambda: {"x": normal(2, 10, 48)},
+    {"x": {0: "batch"}},
+    "ts13-dyn dy18 raw18",
+)
 _all("norms", "style transfer, spelled-out norms", Norms, _square(32), FREE, "ts11 ts17-dyn dy18 raw18-dyn")
-_all("sampler", "warping, GridSample", Sampler, _square(24), {}, "ts17 dy20")
+_all("sampler", "warping, GridSample", Sampler, _square(24), {}, "dy20")
 _all("scripted", "control flow", Scripted, lambda: {"x": normal(3, 16)}, {"x": {0: "batch"}}, "ts13-dyn ts17")
 _all("transformer-torch", "encoder of torch.nn", lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(48, 4, 96, batch_first=True, activation="gelu"), 2, enable_nested_tensor=False),
      lambda: {"src": normal(2, 12, 48)}, {"src": {0: "batch", 1: "length"}}, "ts14 ts17-dyn dy18 raw18")  # fmt: skip

@@ -76,10 +76,8 @@ def index(folder: Path) -> None:
     for path in sorted(folder.glob("*.onnx")):
         if path.with_suffix(".json").exists():
             about = json.loads(path.with_suffix(".json").read_text())
-            size = f"{about['bytes'] / 1e6:.1f}"
-            lines.append(
-                f"| {path.stem} | {about['family']} | {about['exporter']} | {about['opset']} | {about['nodes']} | {size} |"
-            )
+            said = [about[key] for key in ("family", "exporter", "opset", "nodes")]
+            lines.append("| " + " | ".join(map(str, [path.stem, *said, f"{about['bytes'] / 1e6:.1f}"])) + " |")
     (folder / "INDEX.md").write_text("\n".join(lines) + "\n")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import vision_ops  # noqa: F401  (before timm, which imports torchvision)  # isort: split
+from . import vision_ops  # noqa: F401  (before timm, which imports torchvision)
 import timm
 import torch
 
