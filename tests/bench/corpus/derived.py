@@ -108,7 +108,7 @@ def _nameless(model: onnx.ModelProto) -> None:
 
 QDQ, CAST = "onnxruntime quantization", "onnxconverter-common"
 add("resnet18-qdq", "CNN, QDQ", QDQ, static("resnet18-ts13-dyn"))
-add("mobilenetv2-qdq-channel", "CNN, QDQ", QDQ, static("mobilenetv2-ts11-dyn", per_channel=True))
+add("regnety-qdq-channel", "CNN, QDQ", QDQ, static("regnety-ts17-dyn", per_channel=True))
 add("rapidocr-cls-qdq", "OCR, QDQ", QDQ, static("rapidocr-cls"))
 add("vit-qdq", "ViT, QDQ", QDQ, static("vit-ts17-dyn", op_types_to_quantize=["MatMul", "Gemm", "Conv"]))
 add("bert-qdq", "BERT, QDQ", QDQ, static("bert-ts17-dyn", op_types_to_quantize=["MatMul", "Gemm"]))
@@ -119,7 +119,6 @@ add("resnet50d-fp16-io", "CNN, fp16", CAST, half("resnet50d-ts17-dyn", True))
 add("vit-fp16", "ViT, fp16", CAST, half("vit-ts17-dyn", False))
 add("bert-fp16", "BERT, fp16", CAST, half("bert-ts17-dyn", False))
 add("convnext-fp16-io", "CNN, fp16", CAST, half("convnext-ts17-dyn", True))
-add("llama-fp16-io", "Llama, fp16", CAST, half("llama-ts17-dyn", True))
 add("unet-fp16", "segmentation, fp16", CAST, half("unet-resize-ts17-dyn", False))
 add(
     "efficientnet-weights-as-inputs",

@@ -46,7 +46,8 @@ class Text:
             self.nodes, "g", [_port(*one) for one in inputs], [_port(*one) for one in outputs], self.weights
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8, **more)
-        onnx.checker.check_model(model, full_check=True)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)  # types of the outputs, which are given none
+        onnx.checker.check_model(model)
         onnx.save(model, path)
 
 
@@ -83,7 +84,7 @@ def nhwc(opset: int, batch: Any, residual: bool) -> Callable[[Path], Feeds]:
         rows = t("Slice", shape, np.array([0]), np.array([1]), np.array([0]))
         y = t("Reshape", y, t("Concat", rows, np.array([channels]), axis=0))
         y = t("Softmax", t("Add", t("MatMul", y, t.draw(channels, 10)), t.draw(10, scale=0.1)), axis=1)
-        t.save(path, [("x", [batch, 64, 64, 3])], [(y, None)], opset)
+        t.save(path, [("x", [batch, 64, 64, 3])], [(y, [None, 10])], opset)
         return {"x": np.ascontiguousarray(np.moveaxis(image(2, 3, 64, 64), 1, 3))}
 
     return write
@@ -225,7 +226,7 @@ def shape_maze(opset: int) -> Callable[[Path], Feeds]:
             np.array([2**31 - 1]),
             np.array([2]),
         )
-        t.save(path, [("x", ["batch", "length", 16])], [(y, None)], opset)
+        t.save(path, [("x", ["batch", "length", 16])], [(y, [None, None, 16])], opset)
         return {"x": normal(2, 12, 16)}
 
     return write

@@ -126,6 +126,10 @@ _variants(
     "llama", "Llama, RMSNorm, rotary, GQA, SwiGLU", _hf("LlamaForCausalLM", _llama(), MASKED, use_cache=False),
     _text(16, "attention_mask"), _free(*MASKED), "ts13 ts17-dyn dy18 dy23 raw18-dyn",
 )  # fmt: skip
+add(
+    "llama-half", "Llama, fp16", f"{TS} 17, half()",
+    torchscript(_hf("LlamaForCausalLM", _llama(), MASKED, use_cache=False), _text(16, "attention_mask"), 17, half=True),
+)  # fmt: skip
 _variants(
     "llama-masked", "Llama, RMSNorm, rotary, GQA, SwiGLU", _hf("LlamaModel", _llama(), MASKED, "sdpa", use_cache=False),
     _text(16, "attention_mask"), _free(*MASKED), "ts17 dy20",
