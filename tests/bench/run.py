@@ -67,6 +67,7 @@ class Bench:
                 source["run_error"] = ran.get("error", "")
                 source["coarse"] = _coarse(source)
                 known[self._key("source")] = source
+            known[self._key("source")]["sensitivity"] = ran.get("sensitivity", 0.0)
             for tool in self.workers:
                 key = self._key(f"{tool} {self.version(tool)}")
                 if tool == OURS or key not in known:

@@ -81,6 +81,13 @@ def test_coarse_networks_may_differ_more_but_not_by_everything() -> None:
     assert fault(record(difference=0.1), coarse) == "wrong: 0.1"
 
 
+def test_a_source_that_jumps_by_itself_bounds_nothing_tighter() -> None:
+    jumpy = {**SOURCE, "sensitivity": 0.02}
+    assert fault(record(difference=0.1), jumpy) == ""
+    assert fault(record(difference=0.3), jumpy) == "wrong: 0.3"
+    assert fault(record(difference=1e30), {**SOURCE, "sensitivity": 1.0}) == "wrong: other structure"
+
+
 def test_what_a_peer_can_build_ours_must() -> None:
     nothing = {**SOURCE, "layers": None}
     ours = record(layers=None, layers_error="Conv refused")

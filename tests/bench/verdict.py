@@ -16,7 +16,8 @@ BYTES, NOISE = 1.05, 1.05
 
 
 def tolerance(source: Record) -> float:
-    return COARSE if source.get("coarse") else TOLERANCE
+    """What an output may differ by; ten times as far as the source's own moves when its inputs are nudged, at least."""
+    return max(COARSE if source.get("coarse") else TOLERANCE, min(1.0, 10 * source.get("sensitivity", 0.0)))
 
 
 def fault(record: Record | None, source: Record) -> str:
