@@ -227,6 +227,15 @@ class TestSplitInsteadOfSlices:
         result = check_rule(pieces.split_instead_of_slices, model(text, opset=opset))
         assert sorted(node.op_type for node in result.graph.node) == ["Abs", "Neg", "Relu", "Split"]
 
+    def test_slices_of_a_slice_are_cut_from_its_part(self):
+        check_rule(
+            pieces.split_instead_of_slices,
+            f"""g (float[N,9] x) => (float[N,2] p, float[N,3] q, float[N,4] r) <{PARTS}> {{
+            t = Slice(x, a, c, z) w = Slice(x, c, d, z) u = Slice(t, a, b, z) v = Slice(t, b, c, z)
+            p = Relu(u) q = Neg(v) r = Abs(w) }}""",
+            fires=2,
+        )
+
     @pytest.mark.parametrize("size", ["N", "10"])
     def test_slices_that_may_leave_a_rest_stay(self, size):
         text = f"""g (float[{size}] x) => (float[2] p, float[3] q) <{PARTS}> {{
