@@ -249,6 +249,7 @@ def test_the_json_mirrors_the_result() -> None:
         "nodes",
         "weights_bytes",
         "layers",
+        "opset",
         "passes",
         "verification",
         "refused",
