@@ -28,7 +28,7 @@ from .pattern import (
     root_node,
     roots,
 )
-from .spelling import COMMUTATIVE, IGNORED, attribute_operand, default, is_standard, moved
+from .spelling import COMMUTATIVE, attribute_operand, default, is_standard, moved, unnamed
 from .value import Value, constant_of
 
 Goals = tuple[Any, ...] | None
@@ -99,27 +99,34 @@ class Matcher:
         kind, pattern, value, rest = goals
         if kind == "root":
             return self._other_root(pattern, rest)
-        if isinstance(pattern, Var):
+        sort = type(pattern)
+        if sort is Var:
             return self._bind(pattern.name, value, rest)
-        if isinstance(pattern, NodePattern):
+        if sort is NodePattern:
             return self._producer(pattern, 0, value, rest)
-        if isinstance(pattern, Const):
-            if not isinstance(value, np.ndarray) and (value is None or constant_of(value) is None):
+        if sort is Const:
+            if (
+                type(value) is not gs.Constant
+                and not isinstance(value, np.ndarray)
+                and (value is None or constant_of(value) is None)
+            ):
                 return self._fail(lambda: f"{_label(value)} is no constant")
+            if type(pattern.inner) is Var:
+                return self._bind(pattern.inner.name, value, rest)
             return self._solve(("in", pattern.inner, value, rest))
-        if isinstance(pattern, Maybe):
+        if sort is Maybe:
             if value is None:
                 return self._all_absent(pattern, rest)
             if is_absent(pattern):
                 return self._fail(lambda: f"optional input {_label(value)} is present")
             return self._solve(("in", pattern.inner, value, rest))
-        if isinstance(pattern, Literal):
+        if sort is Literal:
             if _equals(value, pattern.value):
                 return self._solve(rest)
             return self._fail(lambda: f"{_label(value)} is not {pattern.value}")
-        if isinstance(pattern, Output):
+        if sort is Output:
             return self._producer(pattern.node, pattern.index, value, rest)
-        if isinstance(pattern, Either):
+        if sort is Either:
             return any(self._solve(("in", option, value, rest)) for option in pattern.options)
         raise AssertionError(pattern)
 
@@ -127,8 +134,10 @@ class Matcher:
         if value is None:
             return self._fail(lambda: f"there is no input {name!r}")
         known = self._bound.get(name, _UNBOUND)
-        if isinstance(value, (gs.Tensor, np.ndarray)):
-            value = Value(None, value) if isinstance(value, np.ndarray) else Value(value)
+        if isinstance(value, gs.Tensor):
+            value = Value(value)
+        elif isinstance(value, np.ndarray):
+            value = Value(None, value)
         if known is not _UNBOUND:
             same = known.is_same(value) if isinstance(known, Value) and isinstance(value, Value) else known == value
             if same:
@@ -182,8 +191,9 @@ class Matcher:
             self._bound[pattern.label.name] = Value(node.outputs[0])
             undo.append(pattern.label.name)
         if undo is not None:
-            if any(self._solve(goals) for goals in self._operands(pattern, node, rest)):
-                return True
+            for goals in self._operands(pattern, node, rest):
+                if self._solve(goals):
+                    return True
             for name in undo:
                 del self._bound[name]
         del self._nodes[id(pattern)]
@@ -192,8 +202,10 @@ class Matcher:
     def _attributes(self, pattern: NodePattern, node: gs.Node) -> list[str] | None:
         """Bind and check attributes; the names bound here, or None if one does not fit."""
         bound: list[str] = []
+        if not node.attrs and not pattern.attrs and pattern.rest_attrs is None:
+            return bound
         opset = self.opset_of(node)
-        skip = IGNORED.get(node.op, frozenset()) | {m.attribute for m in moved(node.op, opset) if is_standard(node)}
+        skip = unnamed(node.op, opset, is_standard(node))
         rest = {}
         for name, value in node.attrs.items():
             if name in pattern.attrs or name in skip:

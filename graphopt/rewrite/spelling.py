@@ -57,9 +57,17 @@ def is_standard(node: gs.Node) -> bool:
     return node.domain in (None, "", "ai.onnx")
 
 
+@cache
 def moved(op: str, opset: int) -> tuple[Moved, ...]:
     """The operands of `op` that are attributes at this opset though inputs in the newest spelling."""
     return tuple(entry for entry in MOVED.get(op, ()) if opset < entry.opset)
+
+
+@cache
+def unnamed(op: str, opset: int, standard: bool) -> frozenset[str]:
+    """Attributes that a pattern need not name: they are operands in the newest spelling, or have no meaning."""
+    there = {entry.attribute for entry in moved(op, opset)} if standard else set()
+    return IGNORED.get(op, frozenset()) | there
 
 
 def attribute_operand(node: gs.Node, entry: Moved) -> np.ndarray[Any, Any] | None:

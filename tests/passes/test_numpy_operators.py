@@ -11,7 +11,6 @@ from onnx import TensorProto, helper
 
 from graphopt.ir import dtypes
 from graphopt.ir.load import load
-
 from tests.ir.operator_models import cases
 
 
