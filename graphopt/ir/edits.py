@@ -72,6 +72,11 @@ class Editor:
         """Every node of every scope, in order."""
         return [node for scope in scopes(self.graph) for node in scope.nodes if id(node) in self._alive]
 
+    @property
+    def size(self) -> int:
+        """Number of nodes in all scopes."""
+        return len(self._alive)
+
     def has(self, node: gs.Node) -> bool:
         """Whether the node is still part of the model."""
         return self._alive.get(id(node)) is node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from graphopt.errors import ModelError
 from . import dtypes
 from .attributes import text
 
+_PLAIN = frozenset("float32 float64 float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split())
 KEEP_BYTES = 1 << 20
 """Values read from a file up to this size stay in memory."""
 CHUNK = 8 << 20
@@ -102,6 +104,8 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
             if self.dtype.kind == "O":  # numpy_helper refuses bytes that are no UTF-8
                 items = [text(item) for item in self.tensor.string_data]
                 array = np.fromiter(items, object, len(items)).reshape(self.shape)
+            elif self.dtype.name in _PLAIN and sys.byteorder == "little" and len(data := self.tensor.raw_data):
+                array = np.frombuffer(data, self.dtype).reshape(self.shape)  # what to_array does, ten times as slowly
             else:
                 array = numpy_helper.to_array(self.tensor)
             array.flags.writeable = False

@@ -193,8 +193,8 @@ class Worklist:
     def run(self) -> int:
         """Rewrite to a fixpoint; the number of rewrites. A later run looks only at what was edited since."""
         editor = self.model.editor
-        if self._editor is not editor:
-            self._editor, self._missed = editor, True
+        if self._editor is not editor or len(editor.log) - self._seen > editor.size // 8:
+            self._editor, self._missed = editor, True  # a look at every node is less work than at so many surroundings
         budget = 8 * len(editor.log) + 1000
         total = 0
         while True:
