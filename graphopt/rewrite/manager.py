@@ -20,6 +20,8 @@ from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
 from .worklist import Budget, Enough, Fired, Model, Worklist
 
+_PATIENCE = 4
+"""Turns of a stage before a circle is suspected."""
 AfterPass = Callable[[str, int], None]
 
 
@@ -96,11 +98,14 @@ class Manager:
     def _stage(self, stage: str) -> int:
         total = 0
         seen: dict[str, int] = {}
+        groups = [
+            (is_rules, list(group))
+            for is_rules, group in groupby(self.stages[stage], key=lambda one: isinstance(one.run, Rule))
+        ]
         for turn in range(self.limits.rounds):
-            before = {name: fired.changes for name, fired in self.fired.items()}
+            before = {name: fired.changes for name, fired in self.fired.items()} if turn >= _PATIENCE else {}
             changed = 0
-            for is_rules, group in groupby(self.stages[stage], key=lambda one: isinstance(one.run, Rule)):
-                entries = list(group)
+            for is_rules, entries in groups:
                 if is_rules:
                     changed += self._unless_clean(entries[0].name, partial(self._rules, entries), proves=True)
                 else:
@@ -109,7 +114,7 @@ class Manager:
             if not changed:
                 return total
             total += changed
-            if turn >= 4:
+            if turn >= _PATIENCE:
                 mark = fingerprint(self.graph)
                 if mark in seen:
                     names = [name for name, fired in self.fired.items() if fired.changes > before[name]]
