@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from graphopt.config import Limits, Target
 from graphopt.errors import GraphoptError, PassError
 from graphopt.ir.fingerprint import fingerprint, signature
+from graphopt.ir.infer import Custom
 from graphopt.ir.load import collector_off
 
 from .match import Match
@@ -40,6 +41,7 @@ class Manager:
         most: int | None = None,
         veto: Callable[[Entry, Match], str | None] | None = None,
         after_pass: AfterPass | None = None,
+        custom: Custom | None = None,
     ) -> None:
         self.graph = graph
         self.target = target
@@ -47,6 +49,7 @@ class Manager:
         self.stages = schedule(entries)
         self.veto = veto
         self.after_pass = after_pass
+        self.custom = custom
         self.budget = Budget(most)
         self._marks: dict[str, str] = {}
         self._clean: dict[str, int] = {}
@@ -73,7 +76,7 @@ class Manager:
             PassError: a pass raised, claimed what is not so, or passes undo each other.
         """
         with collector_off():
-            self.model = Model(self.graph)
+            self.model = Model(self.graph, self.custom)
             self.model.infer()
             try:
                 self._sweeps(stop_before)

@@ -13,7 +13,7 @@ from graphopt.errors import PluginError
 
 from .pattern import Traced, trace
 
-STAGES = ("canonicalize", "simplify", "fuse", "legalize")
+STAGES = ("canonicalize", "simplify", "fuse", "lower", "legalize")
 
 
 @cache
