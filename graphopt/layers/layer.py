@@ -118,7 +118,7 @@ class Layer:
         The current CuPy stream is the caller's (TensorRT's): whatever CuPy launches goes there. Arrays are
         C-contiguous, aligned to 256 bytes under TensorRT but only to their element in general (see `launch.vector`),
         of the dtypes and shapes that `infer` said. Absent inputs are None. Outputs hold garbage: write every element.
-        A data-dependent output has the shape of its upper bound, and is read back packed at its real size; its int64
+        A data-dependent output has the shape of its upper bound, and is read back packed at its real size; its int32
         size array (0-d) follows the outputs.
         It must not allocate (CuPy expressions do: use `out=` and `workspace`), synchronize, or read results back.
         Not called when every output is empty.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -89,7 +88,9 @@ class Lower(Rule):
         return None if values is None else type(self.found.layer)(**values)
 
 
-@cache
+_RULES: dict[type, type[Lower]] = {}
+
+
 def _rule_class(layer: type[Layer]) -> type[Lower]:
     """The class of the rules of one layer: its docstring is the layer's."""
     found = _RULES.get(layer)
