@@ -16,6 +16,8 @@ import numpy as np
 
 from graphopt.errors import GraphoptError
 
+from .buffers import Buffer
+
 HEADERS = Path(__file__).parent / "cuda"
 """Where `#include <graphopt.cuh>` is found: vector loads, reductions, conversion to float, fast division."""
 
@@ -149,6 +151,8 @@ def _argument(value: Any) -> Any:
         return np.bool_(value)
     if isinstance(value, int):
         return np.int64(value)
+    if isinstance(value, Buffer):
+        return value.raw
     return np.float32(value) if isinstance(value, float) else value
 
 

@@ -57,6 +57,8 @@ class Layer:
     is traced by itself and has a function of its own, named `FusedX_<hash>`. Attributes that no variant fixes are
     symbolic in `body`: they may be operands (`mean + self.epsilon`), elements of operands (`[self.axis]`) and ONNX
     attributes (`axis=self.axis`); anything else raises an error that says so."""
+    deterministic: ClassVar[bool] = True
+    """Whether equal inputs give equal bits (no atomic additions of floats)."""
     cases: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """More sizes for the conformance suite and `bench-layer`: `({"...": (8, 128), "columns": 768},)`; keys may also be
     attributes. Those the suite makes of `shapes` (empty, one, odd, large) are always there."""
@@ -168,6 +170,11 @@ class Layer:
         """Names of what `enqueue` writes (sizes of data-dependent outputs included)."""
         named = [p.name for p in _parameters(self.enqueue) if p.name not in ("workspace", "tactic")]
         return tuple(named[len(self.inputs) :])
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """Which of `workspace` and `tactic` enqueue wants."""
+        return frozenset(p.name for p in _parameters(self.enqueue) if p.name in ("workspace", "tactic"))
 
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}={value!r}" for name, value in self.values.items())
