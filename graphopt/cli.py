@@ -46,6 +46,7 @@ from .arguments import (
 )
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
 from .errors import UsageError
+from .layer_commands import add_to
 
 if TYPE_CHECKING:
     from .config import Target
@@ -321,6 +322,9 @@ def _target(backend: str, compute_capability: str) -> Target:
 
     capability = parse_compute_capability(compute_capability) if compute_capability else None
     return Target(backend=backend, compute_capability=capability)
+
+
+add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

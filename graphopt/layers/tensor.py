@@ -59,7 +59,8 @@ class Size:
     """A size that only the kernel finds out (Unique, NonZero): at most `upper`, usually about `typical`.
 
     Each Size of an output adds one array after the outputs of `enqueue`: the kernel writes the size there
-    (int32, no axes: what TensorRT demands). One Size object used twice is one size. Source: IExprBuilder.declareSizeTensor.
+    (int32, no axes: what TensorRT demands). One Size object used twice is one size.
+    Source: IExprBuilder.declareSizeTensor.
     """
 
     upper: Any
