@@ -72,7 +72,8 @@ def find(layer: Layer, opset: int, present_dtypes: set[Any], simplify: Simplify 
 
     Raises Skip where the body cannot be said at this opset (other spellings that cannot are left out).
     """
-    trace(layer, opset, layer.inputs, dict(layer.variants[0]))
+    everywhere = next(assignments(layer, layer.inputs))
+    body_model(trace(layer, opset, layer.inputs, dict(layer.variants[0])), opset, everywhere, layer.values)
     seen: set[str] = set()
     for fixed, present, spelling in product(layer.variants, absences(layer), spellings(layer)):
         try:

@@ -17,7 +17,7 @@ import numpy as np
 from graphopt.errors import GraphoptError
 
 from .layer import Layer
-from .plugin import FAILURES, Specification, creator, data_type, fields, numpy_type
+from .plugin import FAILURES, Fields, Specification, creator, data_type, numpy_type
 from .tensor import WHOLE
 
 
@@ -102,8 +102,8 @@ def prepare(
     """
     op = op or layer.name
     maker = creator(trt, type(layer), op)
-    given = trt.PluginFieldCollection(fields(trt, Specification(layer, op, present)))
-    plugin = _created(maker, op, given, trt.TensorRTPhase.BUILD)
+    given = Fields(trt, Specification(layer, op, present))
+    plugin = _created(maker, op, given.collection, trt.TensorRTPhase.BUILD)
     for kind in (trt.PluginCapabilityType.CORE, trt.PluginCapabilityType.BUILD, trt.PluginCapabilityType.RUNTIME):
         _demand(_called(plugin.get_capability_interface, kind) is not None, op, f"no capability {kind.name}")
     count = int(plugin.num_outputs)
@@ -134,7 +134,8 @@ def prepare(
     distinct = len(set(tactics)) == len(tactics) and all(tactic > 0 for tactic in tactics)
     _demand(distinct, op, f"tactics {tactics} are not positive and distinct")
     stored = _called(plugin.get_fields_to_serialize)
-    kept = [trt.PluginField(one.name, np.array(one.data), one.type) for one in stored]
+    arrays = [np.array(one.data) for one in stored]  # what TensorRT writes into the engine, and reads back
+    kept = [trt.PluginField(one.name, array, one.type) for one, array in zip(stored, arrays, strict=True)]
     runtime = _created(maker, op, trt.PluginFieldCollection(kept), trt.TensorRTPhase.RUNTIME)
     before, after = plugin.specification, runtime.specification
     same = repr(after.layer) == repr(before.layer) and after.present == before.present

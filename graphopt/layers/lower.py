@@ -42,6 +42,7 @@ class Lower(Rule):
         self.pays = pays
         self.__dict__["name"] = name
         self.__dict__["after"] = tuple(after)
+        self.__dict__["turn"] = -found.size  # a larger pattern may hold a smaller one
 
     def check(self, op: Any, /, *args: Any, **kwargs: Any) -> str | None:
         bound: Mapping[str, Any] = args[0]

@@ -139,7 +139,7 @@ def _make_plugin_class(trt: Any, build: Any) -> type:
             self.timing_cache_id = ""
             self.tactic = 0
             self._views: tuple[Any, list[Any]] | None = None
-            self._fields: list[Any] = []
+            self._fields: Fields | None = None
 
         def get_capability_interface(self, type: Any) -> Any:
             return self
@@ -235,8 +235,8 @@ def _make_plugin_class(trt: Any, build: Any) -> type:
 
         @_told
         def get_fields_to_serialize(self) -> Any:
-            self._fields = fields(trt, self.specification)
-            return trt.PluginFieldCollection(self._fields)
+            self._fields = Fields(trt, self.specification)
+            return self._fields.collection
 
         @_told
         def enqueue(
@@ -284,21 +284,27 @@ def _make_plugin_class(trt: Any, build: Any) -> type:
     return LayerPlugin
 
 
-def fields(trt: Any, specification: Specification) -> list[Any]:
-    """The attributes, and which inputs there are, as plugin fields."""
-    found = []
-    kinds = trt.PluginFieldType
-    for name, value in specification.layer.values.items():
-        if isinstance(value, str):
-            found.append(trt.PluginField(name, value.encode(), kinds.CHAR))
-            continue
-        array = np.atleast_1d(np.asarray(value))
-        is_float = array.dtype.kind == "f"
-        array = np.ascontiguousarray(array, np.float32 if is_float else np.int64)
-        found.append(trt.PluginField(name, array, kinds.FLOAT32 if is_float else kinds.INT64))
-    if specification.layer.optional:
-        found.append(trt.PluginField(PRESENT, ",".join(specification.present).encode(), kinds.CHAR))
-    return found
+class Fields:
+    """The attributes, and which inputs there are, as plugin fields; they point into `arrays`, which must live on."""
+
+    def __init__(self, trt: Any, specification: Specification) -> None:
+        kinds = trt.PluginFieldType
+        values = dict(specification.layer.values)
+        if specification.layer.optional:
+            values[PRESENT] = ",".join(specification.present)
+        self.arrays: list[np.ndarray[Any, Any]] = []
+        self.list: list[Any] = []
+        for name, value in values.items():
+            if isinstance(value, str):
+                array, kind = np.frombuffer(value.encode() + b"\0", np.uint8), kinds.CHAR
+            else:
+                array = np.atleast_1d(np.asarray(value))
+                is_float = array.dtype.kind == "f"
+                array = np.ascontiguousarray(array, np.float32 if is_float else np.int64)
+                kind = kinds.FLOAT32 if is_float else kinds.INT64
+            self.arrays.append(array)
+            self.list.append(trt.PluginField(name, array, kind))
+        self.collection = trt.PluginFieldCollection(self.list)
 
 
 def read_fields(layer: type[Layer], op: str, collection: Iterable[Any]) -> Specification:
@@ -337,7 +343,8 @@ def _make_creator_class(trt: Any) -> type:
             self.layer = layer
             self.specification = Specification(layer(), op, layer().inputs)
             self.name, self.plugin_version, self.plugin_namespace = op, VERSION, DOMAIN
-            self.field_names = trt.PluginFieldCollection(fields(trt, self.specification))
+            self._fields = Fields(trt, self.specification)
+            self.field_names = self._fields.collection
 
         def create_plugin(self, name: str, field_collection: Any, phase: Any) -> Any:
             try:

@@ -102,7 +102,7 @@ class Manager:
         for turn in range(self.limits.rounds):
             before = {name: fired.changes for name, fired in self.fired.items()}
             changed = 0
-            for is_rules, group in groupby(self.stages[stage], key=lambda one: isinstance(one.run, Rule)):
+            for (is_rules, _), group in groupby(self.stages[stage], key=_kind):
                 entries = list(group)
                 if is_rules:
                     changed += self._unless_clean(entries[0].name, partial(self._rules, entries), proves=True)
@@ -196,3 +196,8 @@ class Manager:
     def _mark(self, through_editor: bool) -> int:
         """What a claim is checked against: the editor's count where a pass edits through it, else the graph."""
         return self.model.version if through_editor else signature(self.graph)
+
+
+def _kind(one: Entry) -> tuple[bool, int]:
+    """Neighbours of one kind run together."""
+    return isinstance(one.run, Rule), one.run.turn if isinstance(one.run, Rule) else 0
