@@ -59,6 +59,11 @@ class Device:
             yield from run.findings(want)
         except GraphoptError as error:
             yield Finding("launch", text, False, error.what)
+            _alive(text)
+        except Exception as error:
+            if not type(error).__name__.startswith("CUDA"):
+                raise
+            raise GraphoptError(f"the kernel ended the GPU's context: {error}", where=text) from None
         finally:
             run.prepared.destroy()
 
@@ -79,6 +84,17 @@ class Device:
             run = Run(self.trt, case)
             found.append(time_case(case, run.prepared, run.launcher(0), self.copy_bandwidth))
         return found
+
+
+def _alive(case: str) -> None:
+    """Raise GraphoptError where the context is lost: nothing can be tested in this process any more."""
+    import cupy
+
+    try:
+        cupy.cuda.runtime.deviceSynchronize()
+        cupy.zeros(1).sum()
+    except Exception as error:
+        raise GraphoptError(f"the kernel ended the GPU's context: {error}", where=case) from None
 
 
 class Run:
@@ -234,13 +250,14 @@ class Run:
         except (GraphoptError, Allocated) as error:
             warm.synchronize()
             return Finding("no allocation", text, False, str(error))
-        for out in outs:
-            out.spoil()
-        cupy.cuda.runtime.deviceSynchronize()
         try:
             graph = captured(launch)
         except Exception as error:  # the driver's complaint has many classes
             return Finding("graph", text, False, f"it cannot be captured, so it synchronizes or copies: {error}")
+        cupy.cuda.runtime.deviceSynchronize()
+        for out in outs:  # what was launched elsewhere during the capture does not count
+            out.spoil()
+        cupy.cuda.runtime.deviceSynchronize()
         stream = cupy.cuda.Stream(non_blocking=True)
         if not all(out.nbytes == 0 for out in outs):
             graph.launch(stream)

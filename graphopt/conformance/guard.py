@@ -39,12 +39,15 @@ class Guarded:
         return buffers.array(self.pointer, self.dtype, self.shape)
 
     def write(self, values: np.ndarray[Any, Any]) -> None:
+        if not self.nbytes:
+            return
         flat = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
         self._all[self._start : self._start + self.nbytes].set(flat)
 
     def spoil(self) -> None:
         """Fill the values with poison again."""
-        self._all[self._start : self._start + self.nbytes] = self.poison
+        if self.nbytes:
+            self._all[self._start : self._start + self.nbytes] = self.poison
 
     def read(self) -> np.ndarray[Any, Any]:
         raw = self._all[self._start : self._start + self.nbytes].get()

@@ -119,7 +119,8 @@ class TestCompiled:
     def test_two_processes_at_once(self, tmp_path: Path) -> None:
         code = "from tests.layers.third_party import rms_norm; print(rms_norm.compile('rms_norm<float>', 'sm_90')[0])"
         root = Path(__file__).parents[2]
-        environment = {**os.environ, "PYTHONPATH": str(root)}
+        paths = [str(root), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         words = [sys.executable, "-c", code]
         both = [subprocess.Popen(words, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         assert len({one.communicate()[0] for one in both}) == 1
