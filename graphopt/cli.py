@@ -285,6 +285,7 @@ def explain(
     with failures(as_json):
         from .ir.load import load
         from .ir.specialize import bind_inputs, freeze_dims
+        from .lowering import lowering
         from .options import dims_by_name, values_by_name
         from .registry import Registry
         from .report.listing import explanation_text
@@ -295,6 +296,10 @@ def explain(
         target = _target(backend, compute_capability)
         registry = Registry(plugin or (), no_plugin or ())
         entries = registry.select(pipeline, skip or ())
+        layers = lowering(registry, load(model), entries, target, "auto", every=True)
+        if name in layers.reasons:
+            raise UsageError(layers.reasons[name], where=f"layer {name}")
+        entries += layers.entries
 
         def start(most: int | None = None) -> Manager:
             graph = load(model)
@@ -306,6 +311,7 @@ def explain(
                 target,
                 most=most,
                 veto=lambda one, match: registry.veto(one.name, match.nodes, target),
+                custom=layers.custom,
             )
 
         with progress(as_json) as show:

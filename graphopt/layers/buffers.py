@@ -26,7 +26,8 @@ def array(pointer: int, dtype: Any, shape: Sequence[int]) -> Any:
 
     kind, dims = np.dtype(dtype), tuple(int(dim) for dim in shape)
     nbytes = max(math.prod(dims) * kind.itemsize, 1)
-    memory = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(int(pointer), nbytes, None), 0)
+    device = cupy.cuda.runtime.getDevice()  # said, it need not be looked up by the address
+    memory = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(int(pointer), nbytes, None, device), 0)
     try:
         return cupy.ndarray(dims, kind, memptr=memory)
     except (TypeError, ValueError):
