@@ -78,7 +78,8 @@ class Inference:
                 return
             node = heapq.heappop(heap)[2]
             queued.discard(id(node))
-            if (node.domain or "", node.op) in self._local or _is_settled(node):
+            called = (node.domain or "", node.op) in self._local
+            if (called and self.custom is None) or _is_settled(node):
                 continue
             known = len(self.news)
             self.node(node, self._imports[id(editor.scope(node))])
