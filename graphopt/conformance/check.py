@@ -13,7 +13,7 @@ from graphopt.ir import dtypes
 from graphopt.layers.facts import outputs_of
 from graphopt.layers.function import check_name
 from graphopt.layers.layer import Layer
-from graphopt.layers.plugin import upper
+from graphopt.layers.specification import upper
 from graphopt.layers.trace import spellings
 
 from . import truth as meaning

@@ -17,7 +17,8 @@ import numpy as np
 from graphopt.errors import GraphoptError
 
 from .layer import Layer
-from .plugin import FAILURES, Fields, Specification, creator, data_type, numpy_type
+from .plugin import FAILURES, creator
+from .specification import Fields, Specification, data_type, numpy_type
 from .tensor import WHOLE
 
 

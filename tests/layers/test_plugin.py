@@ -14,7 +14,8 @@ import pytest
 import graphopt
 from graphopt.errors import BackendError, GraphoptError
 from graphopt.layers.host import prepare
-from graphopt.layers.plugin import Fields, Specification, read_fields, register
+from graphopt.layers.plugin import register
+from graphopt.layers.specification import Fields, Specification, read_fields
 
 from . import bindings
 from .third_party import FusedRootNorm
