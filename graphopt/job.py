@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,7 @@ class Job:
         capability = self.target.compute_capability
         if options is None:
             options = BuildOptions(compute_capabilities=(capability,) if capability else ())
+        options = replace(options, plugins=self.registry.given, no_plugins=self.registry.switched_off)
         try:
             built = backend.build(staged.model_path, Path(folder) / path.name, shapes, options, self.progress)
         except ParseError as error:

@@ -56,7 +56,9 @@ class Registry:
         self._manager = pluggy.PluginManager("graphopt")
         self._manager.add_hookspecs(hookspecs)
         self.plugins: list[Plugin] = []
-        off = set(no_plugins)
+        self.given = tuple(one for one in plugins if isinstance(one, str))
+        self.switched_off = tuple(no_plugins)
+        off = set(self.switched_off)
         unused = set(off)
         from_env = [item for item in os.environ.get("GRAPHOPT_PLUGINS", "").split(os.pathsep) if item]
         for point in sorted(entry_points(group="graphopt"), key=lambda p: (p.name, p.value)):

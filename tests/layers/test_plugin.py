@@ -182,3 +182,34 @@ def test_fields_are_those_that_are_read(trt) -> None:
     layer = FusedEvery(mode="")
     given = Fields(trt, Specification(layer, "FusedEvery", ("x", "mask")))
     assert [one.name for one in given.collection] == [*layer.attributes, "layer_inputs"]
+
+
+class Recorder:
+    """A registry of creators that remembers them: TensorRT's own needs its libraries."""
+
+    def __init__(self, accepts: bool = True) -> None:
+        self.found: dict[str, object] = {}
+        self.accepts = accepts
+
+    def get_creator(self, name: str, version: str, namespace: str) -> object:
+        return self.found.get(name)
+
+    def register_creator(self, creator: object, namespace: str) -> bool:
+        self.found[creator.name] = (creator.plugin_version, namespace)
+        return self.accepts
+
+
+def test_each_specialization_has_a_creator_of_its_own(trt) -> None:
+    import types
+
+    interfaces = {name: getattr(trt, name) for name in dir(trt) if not name.startswith("__")}
+    with_plugins = types.SimpleNamespace(**interfaces, __name__="tensorrt")
+    with_plugins.INetworkDefinition = type("INetworkDefinition", (), {"add_plugin_v3": None})
+    registry, layers = Recorder(), {"FusedRootNorm": FusedRootNorm}
+    names = ["FusedRootNorm", "FusedRootNorm_0a1b2c3d", "FusedOther"]
+    kept = register(with_plugins, registry, layers, names)
+    assert registry.found == {name: ("1", "graphopt") for name in names[:2]}
+    assert register(with_plugins, registry, layers, names) == []
+    assert all(one.specification.layer.epsilon == 1e-6 for one in kept)
+    with pytest.raises(BackendError, match="refuses the creator of layer FusedRootNorm"):
+        register(with_plugins, Recorder(accepts=False), layers, names)
