@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from .ir.edits import Editor
     from .ir.load import load
     from .ir.save import to_proto
+    from .layers import launch
+    from .layers.kernel import Kernel
+    from .layers.layer import Layer
+    from .layers.tensor import Size, Tensor, ceil_div, larger, smaller, tensor
     from .pipeline import Result, optimize
     from .rewrite.build import Skip
     from .rewrite.pattern import alternatives
@@ -37,6 +41,15 @@ _HOMES = {
     "Editor": ".ir.edits",
     "load": ".ir.load",
     "to_proto": ".ir.save",
+    "launch": ".layers",
+    "Kernel": ".layers.kernel",
+    "Layer": ".layers.layer",
+    "Size": ".layers.tensor",
+    "Tensor": ".layers.tensor",
+    "ceil_div": ".layers.tensor",
+    "larger": ".layers.tensor",
+    "smaller": ".layers.tensor",
+    "tensor": ".layers.tensor",
     "Result": ".pipeline",
     "optimize": ".pipeline",
     "Skip": ".rewrite.build",
@@ -50,6 +63,8 @@ __all__ = [
     "BackendError",
     "Editor",
     "GraphoptError",
+    "Kernel",
+    "Layer",
     "Limits",
     "ModelError",
     "PassError",
@@ -57,15 +72,22 @@ __all__ = [
     "Result",
     "Rule",
     "Shapes",
+    "Size",
     "Skip",
     "Target",
+    "Tensor",
     "UsageError",
     "VerificationError",
     "alternatives",
+    "ceil_div",
     "hookimpl",
+    "larger",
+    "launch",
     "load",
     "optimize",
     "pass_",
+    "smaller",
+    "tensor",
     "to_proto",
 ]
 
@@ -73,7 +95,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+    home = import_module(_HOMES[name], __name__)
+    found = globals()[name] = import_module(f".layers.{name}", __name__) if name == "launch" else getattr(home, name)
     return found
 
 

@@ -33,6 +33,15 @@ Skip = Annotated[
     list[str] | None,
     typer.Option("--skip", metavar="PASS", help="Leave a pass out. Repeatable.", rich_help_panel=_PASSES),
 ]
+Lower = Annotated[
+    str,
+    typer.Option(
+        "--lower",
+        metavar="WHEN",
+        rich_help_panel=_PASSES,
+        help="Where custom layers are placed. auto: where a measurement says that it pays. always, never.",
+    ),
+]
 Freeze = Annotated[
     list[str] | None,
     typer.Option(

@@ -23,6 +23,7 @@ from .arguments import (
     Inputs,
     Json,
     Level,
+    Lower,
     MaxShapes,
     MinShapes,
     Model,
@@ -45,6 +46,7 @@ from .arguments import (
 )
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
 from .errors import UsageError
+from .layer_commands import add_to
 
 if TYPE_CHECKING:
     from .config import Target
@@ -104,6 +106,7 @@ def optimize(
     skip: Skip = None,
     plugin: Plugin = None,
     no_plugin: NoPlugin = None,
+    lower: Lower = "auto",
     verify: Verify = "end",
     inputs: Inputs = None,
     samples: Samples = 3,
@@ -146,6 +149,7 @@ def optimize(
                 freeze=frozen,
                 bind=bound,
                 opset=opset,
+                lower=lower,
                 verify=verify,
                 inputs=inputs,
                 samples=samples,
@@ -281,6 +285,7 @@ def explain(
     with failures(as_json):
         from .ir.load import load
         from .ir.specialize import bind_inputs, freeze_dims
+        from .lowering import lowering
         from .options import dims_by_name, values_by_name
         from .registry import Registry
         from .report.listing import explanation_text
@@ -291,6 +296,10 @@ def explain(
         target = _target(backend, compute_capability)
         registry = Registry(plugin or (), no_plugin or ())
         entries = registry.select(pipeline, skip or ())
+        layers = lowering(registry, load(model), entries, target, "auto", every=True)
+        if name in layers.reasons:
+            raise UsageError(layers.reasons[name], where=f"layer {name}")
+        entries += layers.entries
 
         def start(most: int | None = None) -> Manager:
             graph = load(model)
@@ -302,6 +311,7 @@ def explain(
                 target,
                 most=most,
                 veto=lambda one, match: registry.veto(one.name, match.nodes, target),
+                custom=layers.custom,
             )
 
         with progress(as_json) as show:
@@ -318,6 +328,9 @@ def _target(backend: str, compute_capability: str) -> Target:
 
     capability = parse_compute_capability(compute_capability) if compute_capability else None
     return Target(backend=backend, compute_capability=capability)
+
+
+add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

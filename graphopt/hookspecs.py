@@ -27,6 +27,11 @@ def graphopt_passes() -> Sequence[Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def graphopt_layers() -> Sequence[Any]:  # type: ignore[empty-body]
+    """Custom layers that this plugin adds: subclasses of `graphopt.Layer`. Asked once per run."""
+
+
+@hookspec
 def graphopt_pipelines() -> Mapping[str, Sequence[str]]:  # type: ignore[empty-body]
     """Named selections for --pipeline: name -> names of passes or whole stages. Asked once per run."""
 

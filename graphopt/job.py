@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .ir.graph import Extras, flatten, peek, scopes
 from .ir.load import load
 from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
+from .lowering import Lowering, lowering
 from .registry import Registry
 from .report.result import Description, Report, describe
 from .rewrite.manager import Manager
@@ -38,7 +40,15 @@ class Job:
     """One model on its way through the passes."""
 
     def __init__(
-        self, model: Any, target: Target, registry: Registry, entries: list[Entry], limits: Limits, progress: Progress
+        self,
+        model: Any,
+        target: Target,
+        registry: Registry,
+        entries: list[Entry],
+        limits: Limits,
+        progress: Progress,
+        lower: str = "auto",
+        skip: Sequence[str] = (),
     ) -> None:
         self.given = model
         self.target = target
@@ -50,6 +60,9 @@ class Job:
         self.frozen: Mapping[str, Dims] = {}
         self.bound: Mapping[str, Any] = {}
         self.opset: int | None = None
+        self.lower = lower
+        self.skip = skip
+        self._lowering: Lowering | None = None
         self._unused: gs.Graph | None = None
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
@@ -123,14 +136,18 @@ class Job:
         tell = (lambda name, changes: self.registry.after_pass(graph, name, changes)) if (
             self.registry.has("graphopt_after_pass")
         ) else None  # fmt: skip
+        if self._lowering is None:
+            self._lowering = lowering(self.registry, graph, self.entries, self.target, self.lower, skip=self.skip)
+            self.report.not_lowered = self._lowering.reasons
         return Manager(
             graph,
-            [one for one in self.entries if one.name not in whole],
+            [one for one in (*self.entries, *self._lowering.entries) if one.name not in whole],
             self.target,
             self.limits,
             most=most,
             veto=veto if refused or ask else None,
             after_pass=tell,
+            custom=self._lowering.custom,
         )
 
     def rewrite(self, refused: Mapping[tuple[str, str], str] | None = None) -> gs.Graph:
@@ -188,6 +205,7 @@ class Job:
         capability = self.target.compute_capability
         if options is None:
             options = BuildOptions(compute_capabilities=(capability,) if capability else ())
+        options = replace(options, plugins=self.registry.given, no_plugins=self.registry.switched_off)
         try:
             built = backend.build(staged.model_path, Path(folder) / path.name, shapes, options, self.progress)
         except ParseError as error:

@@ -18,6 +18,7 @@ from .job import Job, Progress
 from .proof import Check
 from .registry import Registry
 from .report.result import Result
+from .rewrite.rule import kebab
 
 __all__ = ["Progress", "Result", "optimize"]
 
@@ -37,6 +38,7 @@ def optimize(
     freeze: Mapping[str, Dims] | None = None,
     bind: Mapping[str, Any] | None = None,
     opset: int | None = None,
+    lower: str = "auto",
     verify: str = "end",
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     samples: int = 3,
@@ -53,6 +55,7 @@ def optimize(
     output: where to write the optimized model; None writes nothing. engine: where to write an engine; None builds none.
     shapes: the optimization profile, and the shapes to verify at. freeze: dims made static; bind: inputs made
     constants. opset: convert the model to this opset of ONNX first.
+    lower: where custom layers are placed: 'auto' (where a measurement says that it pays), 'always', 'never'.
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
     how many layers it makes of source and result. strict: what was refused or could not be verified is an error.
@@ -68,7 +71,9 @@ def optimize(
     registry = Registry(plugins, no_plugins)
     if output is not None:
         _keep_input(model, output)
-    job = Job(model, target, registry, registry.select(pipeline, skip), limits or Limits(), progress or _silent)
+    layers = {kebab(layer.__name__) for _, layer in registry.layers()}
+    entries = registry.select(pipeline, [name for name in skip if name not in layers])
+    job = Job(model, target, registry, entries, limits or Limits(), progress or _silent, lower, skip)
     job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())

@@ -17,6 +17,7 @@ import pluggy
 
 from . import hookspecs
 from .errors import GraphoptError, PluginError, UsageError, nearest
+from .layers.layer import Layer
 from .rewrite.rule import STAGES, Entry, entry
 
 SWITCHED_OFF = "switched off by --no-plugin"
@@ -55,7 +56,9 @@ class Registry:
         self._manager = pluggy.PluginManager("graphopt")
         self._manager.add_hookspecs(hookspecs)
         self.plugins: list[Plugin] = []
-        off = set(no_plugins)
+        self.given = tuple(one for one in plugins if isinstance(one, str))
+        self.switched_off = tuple(no_plugins)
+        off = set(self.switched_off)
         unused = set(off)
         from_env = [item for item in os.environ.get("GRAPHOPT_PLUGINS", "").split(os.pathsep) if item]
         for point in sorted(entry_points(group="graphopt"), key=lambda p: (p.name, p.value)):
@@ -120,6 +123,18 @@ class Registry:
     def passes(self) -> list[Entry]:
         """Every pass of every plugin. Raises PluginError where one breaks the contract."""
         return [entry(run, name) for name, runs in self._ask("graphopt_passes") for run in _listed(name, runs)]
+
+    def layers(self) -> list[tuple[str, type[Layer]]]:
+        """(plugin, layer) of every custom layer. Raises PluginError for what is none, and for two of one name."""
+        found: dict[str, tuple[str, type[Layer]]] = {}
+        for plugin, layers in self._ask("graphopt_layers"):
+            for layer in layers:
+                if not (isinstance(layer, type) and issubclass(layer, Layer)):
+                    raise PluginError(f"{layer!r} is no subclass of graphopt.Layer", where=f"plugin {plugin}")
+                other = found.setdefault(layer.__name__, (plugin, layer))
+                if other[1] is not layer:
+                    raise PluginError(f"two layers are named {layer.__name__}: of plugin {other[0]} and of {plugin}")
+        return [found[name] for name in sorted(found)]
 
     def pipelines(self) -> dict[str, tuple[str, ...]]:
         """Every named pipeline; 'default' holds all stages."""

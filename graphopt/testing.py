@@ -17,6 +17,7 @@ from .errors import VerificationError
 from .ir.fingerprint import fingerprint
 from .ir.load import load
 from .ir.save import to_proto
+from .layers.layer import Layer
 from .numerics.difference import compare
 from .numerics.feeds import make_feeds
 from .numerics.ranges import read_inputs
@@ -88,6 +89,17 @@ def assert_unchanged(rule: Pass, before: Any, *, target: Target | None = None) -
     assert counts[rule.name] == 0, f"{rule.name} fired {counts[rule.name]} times\n{text_of(result)}"
     untouched, _ = apply(source)  # without any pass, shapes of outputs still become known
     assert fingerprint(load(result)) == fingerprint(load(untouched))
+
+
+def check_layer(layer: type[Layer], *, gpu: bool = True, quick: bool = False) -> None:
+    """A custom layer's function, shapes, and on a GPU its kernel, are what its body means.
+
+    Raises AssertionError with all that is not so; GraphoptError where nothing can be tested.
+    """
+    from .conformance.check import check_layer as run
+
+    outcome = run(layer, gpu=gpu, quick=quick)
+    assert outcome.ok, "\n".join(f"{one.check}: {one.case}: {one.detail}" for one in outcome.failures)
 
 
 def text_of(proto: onnx.ModelProto) -> str:

@@ -93,6 +93,9 @@ class BuildOptions:
     workspace_bytes: int | None = None
     compute_capabilities: tuple[tuple[int, int], ...] = ()
     tf32: bool = True
+    plugins: tuple[str, ...] = ()
+    no_plugins: tuple[str, ...] = ()
+    """Where the custom layers of the model come from: --plugin, --no-plugin."""
     verbose: bool = False
     """Keep the backend's informative log lines, not only warnings and errors."""
 
@@ -104,7 +107,8 @@ class BuildOptions:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BuildOptions:
-        return cls(**{**data, "compute_capabilities": tuple(map(tuple, data["compute_capabilities"]))})
+        lists = {name: tuple(data.get(name, ())) for name in ("plugins", "no_plugins")}
+        return cls(**{**data, **lists, "compute_capabilities": tuple(map(tuple, data["compute_capabilities"]))})
 
 
 @dataclass(frozen=True)

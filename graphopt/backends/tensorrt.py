@@ -30,17 +30,26 @@ class Flavor:
     install: str
     picks_compute_capability: bool
     """Engines are built for chosen GPU architectures, without a GPU, instead of for the GPU at hand."""
+    has_plugins: bool
+    """Custom layers run as plugins. TensorRT-RTX has none, and its parser ends the process on meeting a creator."""
 
 
 FLAVORS = {
     flavor.module: flavor
     for flavor in (
-        Flavor("tensorrt_rtx", "TensorRT-RTX", "pip install 'graphopt[rtx]'", picks_compute_capability=True),
+        Flavor(
+            "tensorrt_rtx",
+            "TensorRT-RTX",
+            "pip install 'graphopt[rtx]'",
+            picks_compute_capability=True,
+            has_plugins=False,
+        ),
         Flavor(
             "tensorrt",
             "TensorRT",
             "pip install 'graphopt[tensorrt]', with TensorRT's libraries from NVIDIA's package index",
             picks_compute_capability=False,
+            has_plugins=True,
         ),
     )
 }

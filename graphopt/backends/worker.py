@@ -18,7 +18,7 @@ from graphopt.errors import BackendError, GraphoptError
 from .native import Native, load
 from .process import TRACE_BYTES
 from .protocol import BuildOptions, ParseError
-from .tensorrt import FLAVORS
+from .tensorrt import FLAVORS, Flavor
 
 _PR_SET_PDEATHSIG = 1
 
@@ -49,13 +49,42 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     if request["action"] == "probe":
         return {"version": version}
     options = BuildOptions.from_json(request.get("options") or dataclasses.asdict(BuildOptions()))
+    creators = _creators(module, flavor, request["model"], options)  # they live as long as this process
     native = Native(module, flavor, options, pipe)
     network = dataclasses.asdict(native.parse(request["model"]))
     if request["action"] == "parse":
         return {"version": version, "network": network}
     shapes = {bound: {name: tuple(dims) for name, dims in found.items()} for bound, found in request["shapes"].items()}
-    seconds = native.build(Shapes(**shapes), request["engine"])
+    try:
+        seconds = native.build(Shapes(**shapes), request["engine"])
+    except BackendError as error:
+        from graphopt.layers.plugin import FAILURES
+
+        if creators and FAILURES:
+            raise BackendError(error.what, where=error.where, hint="\n  ".join(FAILURES[-3:])) from error
+        raise
     return {"version": version, "network": network, "seconds": seconds}
+
+
+def _creators(trt: Any, flavor: Flavor, model: str, options: BuildOptions) -> list[Any]:
+    """Creators for the custom layers in a model, registered; none where the backend has no plugins.
+
+    Raises BackendError where TensorRT refuses one.
+    """
+    if not flavor.has_plugins:
+        return []
+    import onnx
+
+    from graphopt.layers.layer import DOMAIN
+    from graphopt.layers.plugin import register
+    from graphopt.registry import Registry
+
+    nodes = onnx.load(model, load_external_data=False).graph.node
+    called = {node.op_type for node in nodes if node.domain == DOMAIN}
+    if not called:
+        return []
+    layers = {layer.__name__: layer for _, layer in Registry(options.plugins, options.no_plugins).layers()}
+    return register(trt, trt.get_plugin_registry(), layers, called)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from .graph import peek, scopes, subgraphs
 from .operator_shapes import Type, known
 from .weights import read, size
 
+Custom = Callable[[gs.Node], "list[Type] | None"]
 SAME = frozenset(
     "Relu LeakyRelu PRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Tanh Erf Exp Log Sqrt Reciprocal Abs Neg Sign "
     "Floor Ceil Round Clip Softmax LogSoftmax Gelu Mish Softplus Softsign Sin Cos Tan Identity Not LRN".split()
@@ -34,8 +35,10 @@ _DATA_ELEMENTS = 256
 class Inference:
     """Inference over one model; remembers what it has worked out."""
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, custom: Custom | None = None) -> None:
         self.graph = graph
+        self.custom = custom
+        """The types of the outputs of nodes that are no standard operators; asked first."""
         self._memo: dict[Any, list[Type] | None] = {}
         self._types: dict[Any, onnx.TypeProto] = {}
         self._imports = {
@@ -75,7 +78,8 @@ class Inference:
                 return
             node = heapq.heappop(heap)[2]
             queued.discard(id(node))
-            if (node.domain or "", node.op) in self._local or _is_settled(node):
+            called = (node.domain or "", node.op) in self._local
+            if (called and self.custom is None) or _is_settled(node):
                 continue
             known = len(self.news)
             self.node(node, self._imports[id(editor.scope(node))])
@@ -98,7 +102,10 @@ class Inference:
                 if bodies:
                     del node.__dict__["_inferred"]
                     self._control(node, bodies)
-                elif (node.domain or "", node.op) not in self._local and not (self._ran and _is_settled(node)):
+                elif (node.domain or "", node.op) in self._local:
+                    if self.custom is not None:
+                        self.node(node, imports)
+                elif not (self._ran and _is_settled(node)):
                     self.node(node, imports)
                 index += 1
 
@@ -145,6 +152,8 @@ class Inference:
     def outputs(self, node: gs.Node, imports: Sequence[Any]) -> list[Type] | None:
         """(dtype, shape) of each output; None where the operator is unknown or its inputs are no tensors."""
         op, inputs = node.op, node.inputs
+        if self.custom is not None and node.domain and (told := self.custom(node)) is not None:
+            return told
         if node.domain in (None, "", "ai.onnx"):
             if inputs:
                 first = _type(inputs[0])

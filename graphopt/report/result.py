@@ -73,6 +73,8 @@ class Report:
     build: dict[str, Any] | None = None
     outputs: dict[str, list[str]] = field(default_factory=dict)
     """'model' -> the model file and its data file; 'engine' -> the engine file."""
+    not_lowered: dict[str, str] = field(default_factory=dict)
+    """Layer -> why no call of it was looked for."""
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     """What a user should not overlook beside the status: plugins that could not be loaded."""
@@ -103,6 +105,7 @@ class Report:
             "passes": [_fired(one) for one in self.passes],
             "verification": self.verification.to_json() if self.verification else None,
             "refused": self.refused,
+            "not_lowered": self.not_lowered,
             "build": self.build,
             "outputs": self.outputs,
             "seconds": round(self.seconds, 3),

@@ -93,6 +93,8 @@ def _operand(operand: Operand, own: set[int]) -> _Test | None:
         return _made(operand, own)
     if isinstance(operand, Either):
         options = [test for option in operand.options if (test := _operand(option, own)) is not None]
+        if options and all(test is _is_constant for test in options):
+            return _is_constant if len(options) == len(operand.options) else None
         if len(options) == len(operand.options):
             return lambda tensor, reader: any(test(tensor, reader) for test in options)
     return None

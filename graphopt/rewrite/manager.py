@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from graphopt.config import Limits, Target
 from graphopt.errors import GraphoptError, PassError
 from graphopt.ir.fingerprint import fingerprint, signature
+from graphopt.ir.infer import Custom
 from graphopt.ir.load import collector_off
 
 from .match import Match
@@ -42,6 +43,7 @@ class Manager:
         most: int | None = None,
         veto: Callable[[Entry, Match], str | None] | None = None,
         after_pass: AfterPass | None = None,
+        custom: Custom | None = None,
     ) -> None:
         self.graph = graph
         self.target = target
@@ -49,6 +51,7 @@ class Manager:
         self.stages = schedule(entries)
         self.veto = veto
         self.after_pass = after_pass
+        self.custom = custom
         self.budget = Budget(most)
         self._marks: dict[str, str] = {}
         self._clean: dict[str, int] = {}
@@ -75,7 +78,7 @@ class Manager:
             PassError: a pass raised, claimed what is not so, or passes undo each other.
         """
         with collector_off():
-            self.model = Model(self.graph)
+            self.model = Model(self.graph, self.custom)
             self.model.infer()
             try:
                 self._sweeps(stop_before)
@@ -98,10 +101,7 @@ class Manager:
     def _stage(self, stage: str) -> int:
         total = 0
         seen: dict[str, int] = {}
-        groups = [
-            (is_rules, list(group))
-            for is_rules, group in groupby(self.stages[stage], key=lambda one: isinstance(one.run, Rule))
-        ]
+        groups = [(is_rules, list(group)) for (is_rules, _), group in groupby(self.stages[stage], key=_kind)]
         for turn in range(self.limits.rounds):
             before = {name: fired.changes for name, fired in self.fired.items()} if turn >= _PATIENCE else {}
             changed = 0
@@ -198,3 +198,8 @@ class Manager:
     def _mark(self, through_editor: bool) -> int:
         """What a claim is checked against: the editor's count where a pass edits through it, else the graph."""
         return self.model.version if through_editor else signature(self.graph)
+
+
+def _kind(one: Entry) -> tuple[bool, int]:
+    """Neighbours of one kind run together."""
+    return isinstance(one.run, Rule), one.run.turn if isinstance(one.run, Rule) else 0

@@ -13,7 +13,7 @@ from graphopt.errors import PluginError
 
 from .pattern import Traced, trace
 
-STAGES = ("canonicalize", "simplify", "fuse", "legalize")
+STAGES = ("canonicalize", "simplify", "fuse", "lower", "legalize")
 
 
 @cache
@@ -36,6 +36,8 @@ class Rule:
     before: ClassVar[Sequence[str]] = ()
     shared_inner: ClassVar[bool] = False
     """Whether inner values may have other readers (they stay, and the rewrite bypasses them)."""
+    turn: ClassVar[int] = 0
+    """Rules of different turns are not run together: the next begins where the one before finds nothing more."""
     target: Any = None
     """The run's `Target`, set before the first match."""
 

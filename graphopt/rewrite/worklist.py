@@ -19,7 +19,7 @@ from graphopt.ir import dtypes, shapes
 from graphopt.ir.edits import Editor, inherit
 from graphopt.ir.fingerprint import fingerprint
 from graphopt.ir.graph import scopes
-from graphopt.ir.infer import Inference
+from graphopt.ir.infer import Custom, Inference
 
 from .build import Ops, Skip
 from .guard import Fits, guards
@@ -76,9 +76,9 @@ class Budget:
 class Model:
     """A graph under rewriting: its editor, its inference, its opsets."""
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, custom: Custom | None = None) -> None:
         self.graph = graph
-        self.inference = Inference(graph)
+        self.inference = Inference(graph, custom)
         self._edits = 0
         self._opsets: dict[int, list[Any]] = {}
         self.renew()

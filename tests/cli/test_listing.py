@@ -126,7 +126,7 @@ def test_diff_tells_weights_by_content(cli: Cli, conv: Path, tmp_path: Path) -> 
 def test_passes_come_in_the_order_in_which_they_run(cli: Cli, wrong: Path) -> None:
     found = cli("passes", "--json").json
     stages = [one["stage"] for one in found["passes"]]
-    assert stages == sorted(stages, key=["canonicalize", "simplify", "fuse", "legalize"].index)
+    assert stages == sorted(stages, key=["canonicalize", "simplify", "fuse", "lower", "legalize"].index)
     by_name = {one["name"]: one for one in found["passes"]}
     assert by_name["fold-conv-bn"]["equation"].startswith("BN(Conv(x, w, b)) = ")
     assert (by_name["fold-conv-bn"]["kind"], by_name["fold-constants"]["kind"]) == ("rule", "function")

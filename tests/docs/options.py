@@ -11,7 +11,7 @@ import typer
 from graphopt.cli import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
-_BLOCK = re.compile(r"(<!-- options: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- options: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def commands() -> dict[str, Any]:

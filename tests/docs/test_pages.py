@@ -121,7 +121,7 @@ def test_every_json_key_is_documented(tmp_path: Path, monkeypatch: pytest.Monkey
 
 _FREE = {
     *("by_op_before", "by_op_after", "by_op", "by_type", "vetoes"),
-    *("profile", "shapes", "shapes_used", "domains", "dynamic", "bytes_by_dtype"),
+    *("not_lowered", "profile", "shapes", "shapes_used", "domains", "dynamic", "bytes_by_dtype"),
 }
 """Keys whose value has names from the model as its keys."""
 
