@@ -39,14 +39,14 @@ def text(raw: bytes) -> str | bytes:
 
 def _filled(field: str) -> Callable[[AttributeProto], Any]:
     def plain(proto: AttributeProto) -> Any:
-        return list(getattr(proto, field)) or EmptyList(proto.type)
+        return getattr(proto, field)[:] or EmptyList(proto.type)
 
     return plain
 
 
 PLAIN: dict[int, Callable[[AttributeProto], Any]] = {
     AttributeProto.INT: lambda a: a.i,
-    AttributeProto.INTS: lambda a: list(a.ints),
+    AttributeProto.INTS: lambda a: a.ints[:],
     AttributeProto.FLOAT: lambda a: a.f,
     AttributeProto.FLOATS: _filled("floats"),
     AttributeProto.STRING: lambda a: text(a.s),

@@ -58,11 +58,12 @@ class Uses(SynchronizedList):  # type: ignore[misc]
     Order is not kept: the last entry takes the place of the dropped one.
     """
 
+    __slots__ = ("_where", "parent_obj")
     field_name = "inputs"
-    _where: dict[int, set[int]] | None = None
 
     def __init__(self, parent: gs.Tensor) -> None:
         self.parent_obj = parent
+        self._where: dict[int, set[int]] | None = None
 
     def drop(self, node: gs.Node) -> None:
         """Forget one use by `node`. Raises ValueError if there is none."""
@@ -106,6 +107,13 @@ class Uses(SynchronizedList):  # type: ignore[misc]
         list.append(self, node)
 
 
+class _Producers(SynchronizedList):  # type: ignore[misc]
+    """The producer of a tensor; graphsurgeon's list without a `__dict__` in use."""
+
+    __slots__ = ("parent_obj",)
+    field_name = "outputs"
+
+
 def _unlink(tensor: gs.Tensor, side: str, node: gs.Node) -> None:
     entries = getattr(tensor, side)
     if type(entries) is Uses:
@@ -121,12 +129,13 @@ def _unlink(tensor: gs.Tensor, side: str, node: gs.Node) -> None:
 class Links(SynchronizedList):  # type: ignore[misc]
     """Inputs or outputs of a node; graphsurgeon's list, linked by identity instead of equality."""
 
-    _slots: dict[int, set[int]] | None = None
-    _length = 0
+    __slots__ = ("_length", "_slots", "field_name", "parent_obj")
 
     def __init__(self, parent: gs.Node, field_name: str) -> None:
         self.parent_obj = parent
         self.field_name = field_name
+        self._slots: dict[int, set[int]] | None = None
+        self._length = 0
 
     def _add_to_elem(self, elem: gs.Tensor) -> None:
         entries = elem.__dict__[self.field_name]
@@ -204,46 +213,54 @@ def new_node(
     domain: str = "",
 ) -> gs.Node:
     """A `gs.Node` whose links are edited in constant time."""
-    node = gs.Node.__new__(gs.Node)
+    node = _bare(gs.Node)
+    known = node.__dict__
     ins, outs = Links(node, "outputs"), Links(node, "inputs")
-    node.__dict__.update(
-        op=op, name=name, attrs=attrs if attrs is not None else {}, inputs=ins, outputs=outs, domain=domain or None
-    )
-    list.extend(ins, inputs)
-    for tensor in ins:
-        ins._add_to_elem(tensor)
-    list.extend(outs, outputs)
-    for tensor in outs:
-        list.append(tensor.__dict__["inputs"], node)
+    known["op"], known["name"], known["domain"] = op, name, domain or None
+    known["attrs"] = attrs if attrs is not None else {}
+    known["inputs"], known["outputs"] = ins, outs
+    _extend(ins, inputs)
+    for tensor in inputs:
+        uses = tensor.__dict__["outputs"]
+        if type(uses) is Uses and uses._where is None:
+            _append(uses, node)
+        else:
+            ins._add_to_elem(tensor)
+    _extend(outs, outputs)
+    for tensor in outputs:
+        _append(tensor.__dict__["inputs"], node)
     return node
 
 
-def _producers(tensor: gs.Tensor) -> SynchronizedList:
-    made = SynchronizedList.__new__(SynchronizedList)  # its __init__ costs a tenth of loading a model
-    made.parent_obj, made.field_name = tensor, "outputs"
-    return made
+_bare = object.__new__
+_bare_list = list.__new__
+_append = list.append
+_extend = list.extend
+
+
+def _linked(tensor: gs.Tensor, name: str) -> dict[str, Any]:
+    """Give a bare tensor its name and its lists. Constructors and `__setattr__` would cost a third of loading."""
+    producers, uses = _bare_list(_Producers), _bare_list(Uses)
+    producers.parent_obj = uses.parent_obj = tensor
+    uses._where = None
+    known: dict[str, Any] = tensor.__dict__
+    known["inputs"], known["outputs"], known["name"] = producers, uses, name
+    return known
 
 
 def new_variable(name: str, dtype: Any = None, shape: Any = None, kind: str = "tensor_type") -> gs.Variable:
     """A `gs.Variable`; `shape` is a tuple of int, str (symbol) and None (unknown), or None for an unknown rank."""
-    tensor = gs.Variable.__new__(gs.Variable)
-    tensor.__dict__.update(
-        inputs=_producers(tensor), outputs=Uses(tensor), name=name, dtype=dtype, shape=shape, type=kind
-    )
+    tensor = _bare(gs.Variable)
+    known = _linked(tensor, name)
+    known["dtype"], known["shape"], known["type"] = dtype, shape, kind
     return tensor
 
 
 def new_constant(name: str, values: Any) -> gs.Constant:
     """A `gs.Constant` over an array or over lazy values."""
-    tensor = gs.Constant.__new__(gs.Constant)
-    tensor.__dict__.update(
-        inputs=_producers(tensor),
-        outputs=Uses(tensor),
-        name=name,
-        _values=values,
-        data_location=None,
-        _export_dtype=None,
-    )
+    tensor = _bare(gs.Constant)
+    known = _linked(tensor, name)
+    known["_values"], known["data_location"], known["_export_dtype"] = values, None, None
     return tensor
 
 

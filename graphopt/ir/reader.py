@@ -16,15 +16,17 @@ from . import dtypes
 from .attributes import PLAIN, node_names, reference
 from .chain import Chain
 from .external import Files
-from .graph import extras, new_constant, new_node, new_variable, scopes, subgraphs
+from .graph import extras, new_constant, new_node, new_variable, scopes
 from .order import is_sorted, toposort
-from .shapes import Dim
-from .validity import Forms, check_bodies, check_calls, check_imports, check_text, label, prose
+from .shapes import Dim, Shape
+from .validity import Forms, check_bodies, check_calls, check_imports, check_text, label, prose, wrong_kind
 from .weights import ProtoValues, SparseTensor, read, stored
 from .weights import proto as as_message
 
 Names = dict[str, gs.Tensor]
 
+_EXTERNAL = int(onnx.TensorProto.EXTERNAL)
+_GRAPH, _GRAPHS = int(AttributeProto.GRAPH), int(AttributeProto.GRAPHS)
 _RARE = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 
 
@@ -37,11 +39,12 @@ class Reader:
         self.listed = model.ir_version < 4
         """Before IR version 4 an initializer had to be listed as an input as well."""
         self.taken: set[str] = set()
-        self._given: set[str] = set()
+        self._given: set[str] | None = None
         self._in_function = False
         self._count: dict[str, int] = {}
         self._unread: dict[int, list[onnx.TensorProto]] = {}  # by id(graph): named by annotations or training only
         self._forms_of: dict[int, tuple[Any, Forms]] = {}
+        self._types: dict[bytes, tuple[str, Any, Shape, bool]] = {}
 
     def read(self) -> gs.Graph:
         """The whole model. Raises ModelError."""
@@ -53,7 +56,6 @@ class Reader:
             raise ModelError(f"its IR version is {model.ir_version}")
         if opset is None and not model.functions and not any(entry.domain for entry in imports):
             raise ModelError("the model imports no opset", hint="its exporter left out opset_import")
-        self._given = {name for group in (model.graph, *model.functions) for name in node_names(group.node)}
         self._in_function = True
         functions = [self._function(function, imports) for function in model.functions]
         self._in_function = False
@@ -89,7 +91,7 @@ class Reader:
     def constant(self, tensor: onnx.TensorProto, kind: str = "initializer") -> gs.Constant:
         """A constant over the message's values, or over its external file."""
         name = tensor.name
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == _EXTERNAL:
             made = new_constant(name, self.files.values(tensor))
         else:
             made = new_constant(name, ProtoValues(tensor, *stored(tensor, f"{kind} {name!r}")))
@@ -111,21 +113,20 @@ class Reader:
 
     def _describe(self, tensor: gs.Tensor, info: onnx.ValueInfoProto) -> None:
         kind = info.type
-        which = kind.WhichOneof("value")
-        if isinstance(tensor, gs.Variable) and which is not None:
-            tensor.type = which
-            if which == "tensor_type":
-                number = kind.tensor_type.elem_type
-                tensor.dtype = dtypes.from_onnx(number)
-                if tensor.dtype is None and number:
-                    raise ModelError(f"value {info.name!r} has the unknown dtype {number}")
-                if number and kind.tensor_type.HasField("shape"):
-                    tensor.shape = tuple(_dim(dim) for dim in kind.tensor_type.shape.dim)
-            plain = which == "tensor_type" and not kind.denotation
-            if plain and kind.tensor_type.HasField("shape"):
-                plain = not any(dim.denotation for dim in kind.tensor_type.shape.dim)
-            if not plain:
-                extras(tensor).type_proto = kind
+        if isinstance(tensor, gs.Variable):
+            key = kind.SerializeToString()
+            found = self._types.get(key)
+            if found is None:
+                found = self._types[key] = _type(kind, info.name)
+            which, dtype, shape, plain = found
+            if which:
+                tensor.type = which
+                if which == "tensor_type":
+                    tensor.dtype = dtype
+                    if shape is not None:
+                        tensor.shape = shape
+                if not plain:
+                    extras(tensor).type_proto = kind
         if info.doc_string or info.metadata_props:
             entry = extras(tensor)
             entry.doc_string = prose(info.doc_string)
@@ -213,7 +214,7 @@ class Reader:
         made = []
         for proto in protos:
             outs = []
-            for name in proto.output:
+            for name in proto.output[:]:
                 tensor = new_variable(name)
                 if name and (name in names or produced.setdefault(name, tensor) is not tensor):
                     raise ModelError(f"value {name!r} is defined twice", where=f"{where}, node {label(proto)}")
@@ -225,8 +226,9 @@ class Reader:
         in_order, nested = True, False
         nodes = []
         for proto, outs in made:
-            ins = []
-            for name in proto.input:
+            ins: list[gs.Tensor] = []
+            whole = True
+            for name in proto.input[:]:
                 found: gs.Tensor | None = produced.get(name)
                 if found is not None:
                     in_order = in_order and bool(found.inputs)
@@ -237,15 +239,22 @@ class Reader:
                         what = f"input {name!r} is made by nothing"
                         raise ModelError(what, where=f"{where}, node {label(proto)}")
                 else:
-                    found = new_variable("")
+                    found, whole = new_variable(""), False
                 ins.append(found)
-            forms.check(proto, ins, outs, where)
-            node = new_node(proto.op_type, ins, outs, {}, domain=proto.domain, name=self._node_name(proto))
-            if proto.attribute:
-                self._attributes(node, proto, names, outer, opset, imports, where)
-                if next(subgraphs(node), None) is not None:
+            op, domain = proto.op_type, proto.domain
+            form = forms.find(op, domain, proto, where)
+            if form is not None:
+                form.check(proto, ins, len(outs), whole, where)
+            node = new_node(op, ins, outs, {}, domain=domain, name=self._node_name(proto.name, op))
+            attributes = proto.attribute[:]
+            if attributes:
+                place = f"{where}, {op} {node.name}"
+                kinds = form.kinds if form is not None else {}
+                if self._attributes(node, attributes, kinds, names, outer, opset, imports, place):
                     nested = True
                     check_bodies(node, f"{where}, node {label(proto)}")
+            if form is not None and form.required:
+                form.check_required(proto, node.attrs, where)
             if proto.doc_string or proto.metadata_props or proto.overload:
                 _node_extras(node, proto)
             if proto.device_configurations:
@@ -261,13 +270,16 @@ class Reader:
             known = self._forms_of[id(imports)] = (imports, Forms(imports))
         return known[1]
 
-    def _node_name(self, proto: onnx.NodeProto) -> str:
-        name = proto.name
-        check_text((name,), "graph")
+    def _node_name(self, name: str, op: str) -> str:
+        if not isinstance(name, str):
+            check_text((name,), "graph")
         if name and name not in self.taken:
             self.taken.add(name)
             return name
-        stem = name or proto.op_type
+        if self._given is None:
+            groups = (self.model.graph, *self.model.functions)
+            self._given = {given for group in groups for given in node_names(group.node)}
+        stem = name or op
         number = self._count.get(stem, 0)
         while not name or name in self.taken or name in self._given:
             name = f"{stem}_{number}"
@@ -277,34 +289,40 @@ class Reader:
         return name
 
     def _attributes(
-        self, node: gs.Node, proto: onnx.NodeProto, names: Names, outer: Mapping[str, gs.Tensor], opset: int,
-        imports: Any, where: str,
-    ) -> None:  # fmt: skip
-        place = f"{where}, {node.op} {node.name}"
-        attrs = node.attrs
-        for attribute in proto.attribute:
-            name, kind = attribute.name, attribute.type
-            check_text((name, attribute.ref_attr_name), place)
+        self, node: gs.Node, protos: Iterable[AttributeProto], kinds: Mapping[str, int], names: Names,
+        outer: Mapping[str, gs.Tensor], opset: int, imports: Any, place: str,
+    ) -> bool:  # fmt: skip
+        """Read them into `node.attrs`; whether there are bodies among them."""
+        attrs, nested = node.attrs, False
+        for attribute in protos:
+            name, kind, referred = attribute.name, attribute.type, attribute.ref_attr_name
+            if not (isinstance(name, str) and isinstance(referred, str)):
+                check_text((name, referred), place)
             if not name or name in attrs:
                 raise ModelError(
                     f"attribute {name!r} is there twice" if name else "an attribute has no name", where=place
                 )
+            if kinds.get(name, kind) != kind:
+                raise ModelError(wrong_kind(name, kind, kinds[name]), where=place)
             if attribute.doc_string:
                 _kept(node).attribute.add(name=name, doc_string=prose(attribute.doc_string))
-            if attribute.ref_attr_name:
+            if referred:
                 if not self._in_function:
-                    what = f"attribute {name!r} refers to {attribute.ref_attr_name!r} of a function, outside of one"
+                    what = f"attribute {name!r} refers to {referred!r} of a function, outside of one"
                     raise ModelError(what, where=place)
                 attrs[name] = reference(attribute)
             elif kind in PLAIN:
                 attrs[name] = PLAIN[kind](attribute)
-            elif kind == AttributeProto.GRAPH:
+            elif kind == _GRAPH:
                 attrs[name] = self._graph(attribute.g, Chain(names, outer), opset, imports, place)
-            elif kind == AttributeProto.GRAPHS:
+                nested = True
+            elif kind == _GRAPHS:
                 inner = Chain(names, outer)
                 attrs[name] = [self._graph(body, inner, opset, imports, place) for body in attribute.graphs]
+                nested = True
             else:
                 attrs[name] = self._tensors(attribute, place)
+        return nested
 
     def _tensors(self, proto: AttributeProto, where: str) -> Any:
         """A tensor attribute as a constant; the rarer kinds as a message, with external values brought in."""
@@ -341,8 +359,7 @@ class Reader:
         outputs = [names[name] for name in proto.output]
         attrs: dict[str, Any] = dict.fromkeys(proto.attribute)
         carrier = gs.Node("", "")
-        holder = onnx.NodeProto(attribute=proto.attribute_proto)
-        self._attributes(carrier, holder, {}, {}, opset, imports, where)
+        self._attributes(carrier, proto.attribute_proto, {}, {}, {}, opset, imports, where)
         attrs.update(carrier.attrs)
         made = gs.Function(
             proto.name, proto.domain, nodes, inputs, outputs, prose(proto.doc_string), opset, imports, attrs=attrs
@@ -355,6 +372,23 @@ class Reader:
 
 def _opset(imports: Iterable[Any]) -> int | None:
     return next((int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx")), None)
+
+
+def _type(kind: onnx.TypeProto, name: str) -> tuple[str, Any, Shape, bool]:
+    """(which type, dtype, shape, whether that is all it says) of a value called `name`."""
+    which = kind.WhichOneof("value") or ""
+    if which != "tensor_type":
+        return which, None, None, not which
+    known = kind.tensor_type
+    number = known.elem_type
+    dtype = dtypes.from_onnx(number)
+    if dtype is None and number:
+        raise ModelError(f"value {name!r} has the unknown dtype {number}")
+    plain, shape = not kind.denotation, None
+    if known.HasField("shape"):
+        plain = plain and not any(dim.denotation for dim in known.shape.dim)
+        shape = tuple(map(_dim, known.shape.dim)) if number else None
+    return which, dtype, shape, plain
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import onnx
@@ -23,6 +23,24 @@ class Form(NamedTuple):
     """For each formal input whether it must be given."""
     kinds: dict[str, int]
     required: tuple[str, ...]
+
+    def check(self, proto: onnx.NodeProto, inputs: list[gs.Tensor], outputs: int, whole: bool, where: str) -> None:
+        """Raises ModelError where operands do not fit; `whole`: none of the inputs is left out."""
+        wrong = ""
+        if not self.inputs[0] <= len(inputs) <= self.inputs[1]:
+            wrong = f"it has {len(inputs)} inputs, its operator takes {_range(self.inputs)}"
+        elif not self.outputs[0] <= outputs <= self.outputs[1]:
+            wrong = f"it has {outputs} outputs, its operator gives {_range(self.outputs)}"
+        elif not whole and any(n and not t.name for n, t in zip(self.needs, inputs, strict=False)):
+            wrong = "an input that its operator needs is left out"
+        if wrong:
+            raise ModelError(wrong, where=f"{where}, node {label(proto)}")
+
+    def check_required(self, proto: onnx.NodeProto, given: Mapping[str, Any], where: str) -> None:
+        """Raises ModelError where an attribute is missing."""
+        for name in self.required:
+            if name not in given:
+                raise ModelError(f"it lacks the attribute {name!r}", where=f"{where}, node {label(proto)}")
 
 
 class Forms:
@@ -47,9 +65,8 @@ class Forms:
             tuple(name for name, attribute in schema.attributes.items() if attribute.required),
         )
 
-    def check(self, proto: onnx.NodeProto, inputs: list[gs.Tensor], outputs: list[gs.Tensor], where: str) -> None:
-        """Raises ModelError where a node does not fit its operator."""
-        op, domain = proto.op_type, proto.domain
+    def find(self, op: str, domain: str, proto: onnx.NodeProto, where: str) -> Form | None:
+        """What the operator of a node asks for. Raises ModelError if it is ONNX's and no opset of ONNX is imported."""
         key = op, domain
         if key not in self._known:
             check_text(key, where)
@@ -58,29 +75,14 @@ class Forms:
                     "its operator is ONNX's, whose opset is not imported", where=f"{where}, node {label(proto)}"
                 )
             self._known[key] = self._form(op, domain)
-        form = self._known[key]
-        if form is None:
-            return
-        wrong = ""
-        if not form.inputs[0] <= len(inputs) <= form.inputs[1]:
-            wrong = f"it has {len(inputs)} inputs, its operator takes {_range(form.inputs)}"
-        elif not form.outputs[0] <= len(outputs) <= form.outputs[1]:
-            wrong = f"it has {len(outputs)} outputs, its operator gives {_range(form.outputs)}"
-        else:
-            for need, tensor in zip(form.needs, inputs, strict=False):
-                if need and not tensor.name:
-                    wrong = "an input that its operator needs is left out"
-        if form.kinds and not wrong:
-            given = {attribute.name: attribute.type for attribute in proto.attribute}
-            for name, kind in given.items():
-                if form.kinds.get(name, kind) != kind:
-                    kinds = AttributeProto.AttributeType
-                    wrong = f"attribute {name!r} is {kinds.Name(kind)}, it must be {kinds.Name(form.kinds[name])}"
-            for name in form.required:
-                if name not in given:
-                    wrong = f"it lacks the attribute {name!r}"
-        if wrong:
-            raise ModelError(wrong, where=f"{where}, node {label(proto)}")
+        return self._known[key]
+
+
+def wrong_kind(name: str, kind: int, expected: int) -> str:
+    """What to say of an attribute of another type than its operator's."""
+    kinds = AttributeProto.AttributeType
+    known = kinds.Name(kind) if kind in kinds.values() else str(kind)
+    return f"attribute {name!r} is {known}, it must be {kinds.Name(expected)}"
 
 
 def _range(ends: tuple[int, int]) -> str:
@@ -108,8 +110,10 @@ def check_bodies(node: gs.Node, where: str) -> None:
             )
 
 
-def check_text(names: Iterable[Any], where: str) -> None:
+def check_text(names: Collection[Any], where: str) -> None:
     """Raises ModelError for names that are no UTF-8: protobuf gives them as bytes."""
+    if bytes not in set(map(type, names)):
+        return
     for name in names:
         if type(name) is bytes:
             raise ModelError(f"the name {name!r} is no valid text", where=where)

@@ -41,7 +41,7 @@ def stored_bytes(dtype: Any, shape: tuple[int, ...]) -> int:
 
 def stored(tensor: onnx.TensorProto, where: str) -> tuple[Any, tuple[int, ...], int]:
     """(dtype, shape, bytes) of a tensor with its values inside. Raises ModelError unless they are all there."""
-    number, shape = tensor.data_type, tuple(tensor.dims)
+    number, shape = tensor.data_type, tuple(tensor.dims[:])
     dtype, needed = _form(number, shape)
     found = len(tensor.raw_data)
     if found == needed and found and dtype.kind != "O":
