@@ -16,6 +16,7 @@ from graphopt.ir.fingerprint import fingerprint, signature
 from graphopt.ir.load import collector_off
 
 from .match import Match
+from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
 from .worklist import Budget, Enough, Fired, Model, Worklist
@@ -47,6 +48,7 @@ class Manager:
         self.stages = schedule(entries)
         self.veto = veto
         self.after_pass = after_pass
+        self.observer: Observer | None = None
         self.budget = Budget(most)
         self._marks: dict[str, str] = {}
         self._clean: dict[str, int] = {}
@@ -134,6 +136,7 @@ class Manager:
     def _rules(self, entries: list[Entry]) -> int:
         work = Worklist(self.model, entries, self.fired, self.budget)
         work.veto = self.veto
+        work.observer = self.observer
         before = {one.name: self.fired[one.name].changes for one in entries}
         try:
             changed = work.run()
@@ -149,6 +152,7 @@ class Manager:
         assert isinstance(run, FunctionPass)
         self.budget.check()
         through_editor = "model" in inspect.signature(run.function).parameters
+        token = self.observer.before(one, None) if self.observer is not None else None
         before = self._mark(through_editor)
         started = perf_counter()
         where = f"pass {one.name} of plugin {one.plugin}"
@@ -179,6 +183,8 @@ class Manager:
             fired.changes += claimed
             if not through_editor:
                 self.model.renew()
+            if self.observer is not None:
+                self.observer.after(token, [], [])
             self.model.inference.run()
         if self.after_pass is not None:
             self.after_pass(one.name, claimed)
