@@ -45,7 +45,7 @@ def own_differences(
             path.write_bytes(double_copy(source))
             runner.open(path)
             for sample, one in feeds.items():
-                wide = runner.run({name: _widened(value) for name, value in one.items()})
+                wide = runner.run({name: widened(value) for name, value in one.items()})
                 for name, value in expected(sample).items():
                     if isinstance(value, np.ndarray) and value.dtype == np.float32:
                         exact = np.asarray(wide[name])
@@ -55,9 +55,10 @@ def own_differences(
     return found, ""
 
 
-def _widened(value: Value) -> Value:
+def widened(value: Value) -> Value:
+    """float32 as float64, everything else as it is."""
     if isinstance(value, list):
-        return [_widened(item) for item in value]
+        return [widened(item) for item in value]
     if isinstance(value, np.ndarray) and value.dtype == np.float32:
         return value.astype(np.float64)
     return value

@@ -14,6 +14,7 @@ from graphopt.backends.protocol import NetworkInfo
 from graphopt.ir.graph import scopes
 from graphopt.ir.save import to_proto, write
 from graphopt.ir.weights import nbytes
+from graphopt.numerics.each import Findings
 from graphopt.numerics.verify import Verification
 from graphopt.rewrite.worklist import Fired, node_count
 
@@ -65,8 +66,10 @@ class Report:
     """What the backend's parser makes of the model, or why that is not known."""
     passes: list[Fired] = field(default_factory=list)
     verification: Verification | None = None
-    refused: list[dict[str, str]] = field(default_factory=list)
-    """Changes that were taken back: pass, node, plugin, why."""
+    each: Findings | None = None
+    """What `--verify each` compared, change by change."""
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    """Changes that were taken back: pass, node, plugin, why, sample, source_nodes, repro."""
     build: dict[str, Any] | None = None
     outputs: dict[str, list[str]] = field(default_factory=dict)
     """'model' -> the model file and its data file; 'engine' -> the engine file."""
@@ -98,6 +101,7 @@ class Report:
             "layers": {"before": _layers(self.layers_before), "after": _layers(self.layers_after)},
             "passes": [_fired(one) for one in self.passes],
             "verification": self.verification.to_json() if self.verification else None,
+            "each": self.each.to_json() if self.each else None,
             "refused": self.refused,
             "build": self.build,
             "outputs": self.outputs,

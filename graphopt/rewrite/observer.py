@@ -17,7 +17,7 @@ class Observer(Protocol):
         """Called before a rule's `rewrite`, or with no match before a function pass; what it returns comes back."""
 
     def after(self, token: Any, new: list[gs.Tensor], made: list[gs.Node]) -> None:
-        """Called when a rule has made its nodes, before they take the place of the old; or when a function pass is done.
+        """Called when a rule has made its nodes, before they replace the old; or when a function pass is done.
 
         new: by output of the pattern, the tensor that replaces it. made: the nodes that compute them, in order.
         """
