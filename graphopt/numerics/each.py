@@ -7,12 +7,14 @@ compare; it runs once per sample. Only what differs there is cut out as a slice 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ import numpy as np
 from graphopt.config import Dims, Shapes
 from graphopt.errors import GraphoptError
 from graphopt.ir import dtypes, shapes
-from graphopt.ir.save import write
 
 from .adversarial import KINDS, adversarial_feeds
 from .difference import Array, Value
@@ -30,7 +31,7 @@ from .feeds import make_feeds
 from .history import Change, Pair, Recorder
 from .npz import check_feeds, load_npz
 from .ports import read_outline
-from .program import Program
+from .program import Program, put
 from .ranges import Input, read_inputs
 from .shapes import sample_shapes
 from .slices import Breach, cut, outside, trial
@@ -153,9 +154,9 @@ class _Each:
             used.update(dict.fromkeys(self._room(room, rooms[room], samples, most)))
         self.findings.samples = list(used)
         self.findings.compared = len({change.number for pairs in rooms.values() for change, _ in pairs} if used else ())
-        for label, reason in self.failed.items():
-            if label not in used:
-                self.findings.notes.append(f"the source does not run on sample {label!r}: {reason}")
+        lost = [label for label in self.failed if label not in used]
+        if lost:
+            self.findings.notes.append(f"the source does not run on samples {', '.join(lost)}: {self.failed[lost[0]]}")
         for number in sorted(self.suspicious):
             breach = self._judge(self.changes[number])
             if breach is not None:
@@ -179,12 +180,19 @@ class _Each:
                         self._feeds(sample),
                         [(p.expected, p.actual, self._bytes(p.expected, sample)) for _, p in live],
                     )
-                except (OutOfTime, ChildDied) as error:
+                except OutOfTime as error:
                     self.findings.notes.append(f"sample {sample.label!r}: {error.what}")
-                    if isinstance(error, OutOfTime):
-                        return used
+                    return used
+                except ChildDied as error:
+                    culprit = self._first(live, partial(self._try, sample))
+                    if culprit is None:
+                        self.failed[sample.label] = _line(error)
+                    else:
+                        self._suspect(culprit, sample, live)
+                        live = self._without(culprit, live)
                     live = self._open(live)
-                    break
+                    if culprit is None:
+                        break
                 except ExecutionError as error:
                     culprit = self._culprit(error)
                     if culprit is None:
@@ -205,15 +213,12 @@ class _Each:
         for _ in range(_MOST_REPAIRS):
             if not pairs:
                 break
-            values = dict.fromkeys(name for _, pair in pairs for name in (pair.expected, pair.actual))
-            lines, from_outside = self.program.needed(values)
-            self._inputs = {v: self.program.inputs[v].name for v in from_outside if v in self.program.inputs}
-            path = self.folder / "all.onnx"
             try:
-                write(self.program.model(lines, self._inputs, {v: v for v in values}), path)
-                self.runner.open(path)
-            except (ExecutionError, GraphoptError) as error:
+                self._load(pairs)
+            except GraphoptError as error:
                 culprit = self._culprit(error)
+                if culprit is None:
+                    culprit = self._first(pairs, self._load)
                 if culprit is None:
                     self.findings.notes.append(f"changes could not be compared one by one: {_line(error)}")
                     return []
@@ -223,6 +228,35 @@ class _Each:
             return pairs
         return []
 
+    def _load(self, pairs: list[tuple[Change, Pair]]) -> None:
+        values = dict.fromkeys(name for _, pair in pairs for name in (pair.expected, pair.actual))
+        lines, from_outside = self.program.needed(values)
+        self._inputs = {v: self.program.inputs[v].name for v in from_outside if v in self.program.inputs}
+        path = self.folder / "all.onnx"
+        put(self.program.model(lines, self._inputs, {v: v for v in values}), path)
+        self.runner.open(path)
+
+    def _first(self, pairs: list[tuple[Change, Pair]], run: Callable[[list[tuple[Change, Pair]]], None]) -> int | None:
+        """The first change with which `run` fails, by bisection; None if it fails on the source's values alone."""
+
+        def fails(some: list[tuple[Change, Pair]]) -> bool:
+            try:
+                run(some)
+            except GraphoptError:
+                return True
+            return False
+
+        if fails([(change, dataclasses.replace(pair, actual=pair.expected)) for change, pair in pairs]):
+            return None
+        low, high = 0, len(pairs)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if fails(pairs[:middle]):
+                high = middle
+            else:
+                low = middle
+        return pairs[high - 1][0].number
+
     def _culprit(self, error: GraphoptError) -> int | None:
         """The change whose node an error is about."""
         for found in _NODE.finditer(str(error)):
@@ -231,6 +265,10 @@ class _Each:
                 if tag:
                     return int(tag[1:])
         return None
+
+    def _try(self, sample: Sample, pairs: list[tuple[Change, Pair]]) -> None:
+        self._load(pairs)
+        self.runner.probe(self._feeds(sample), [(p.expected, p.actual, _UNKNOWN_BYTES) for _, p in pairs])
 
     def _without(self, culprit: int, pairs: list[tuple[Change, Pair]]) -> list[tuple[Change, Pair]]:
         tag = f"a{culprit}"
@@ -293,7 +331,7 @@ class _Each:
             lines, from_outside = self.program.needed(wanted)
             inputs = {v: self.program.inputs[v].name for v in from_outside if v in self.program.inputs}
             path = self.folder / "inputs.onnx"
-            write(self.program.model(lines, inputs, {v: f"{v}__" for v in wanted}), path)
+            put(self.program.model(lines, inputs, {v: f"{v}__" for v in wanted}), path)
             self.runner.open(path)
             found = self.runner.run({name: sample.feeds[name] for name in inputs.values()})
             values = {v: found[f"{v}__"] for v in wanted}

@@ -53,8 +53,6 @@ class Change:
     pairs: list[Pair] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What is wrong whatever the numbers are."""
-    random: bool = False
-    """Whether it made random numbers anew: shapes only."""
     unseen: str = ""
     """Why its numbers cannot be compared on their own."""
 
@@ -108,7 +106,6 @@ class Recorder:
         change.problems += _weight_problems(token)
         steps = [freeze_node(node) for node in made]
         lost, found = _random(token.steps), _random(steps)
-        change.random = bool(found)
         if found and lost != found:
             change.problems.append(f"it makes random numbers by {_listed(found)} instead of {_listed(lost)}")
         scope = self.manager.model.editor.scope(match.root)
@@ -186,7 +183,6 @@ class Recorder:
             if same:
                 continue
             outs = self.program.add(step, room.value, f"a{change.number}", room.attrs(step))
-            change.random = change.random or step.op in RANDOM_OPS
             for tensor, value, form in zip(step.outs, outs, step.forms, strict=True):
                 if not value:
                     continue
@@ -260,7 +256,7 @@ class Recorder:
         for (kind, name, dtype, shape), (_, _, other, form) in zip(before, after, strict=True):
             if dtype != other:
                 found.append(f"it declares {kind} {name!r} as {other} instead of {dtype}")
-            elif shapes_clash(shape, form) or (kind == "input" and shape != form):
+            elif not _is_finer(shape, form, kind == "input"):
                 found.append(f"it declares {kind} {name!r} as {shapes.text(form)} instead of {shapes.text(shape)}")
         return found
 
@@ -283,6 +279,13 @@ def shapes_clash(one: shapes.Shape, other: shapes.Shape) -> bool:
     if len(one) != len(other):
         return True
     return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(one, other, strict=True))
+
+
+def _is_finer(shape: shapes.Shape, form: shapes.Shape, exact: bool) -> bool:
+    """Whether a declared shape is the one before, save that an output may say what was not known."""
+    if exact or shape is None or form is None:
+        return shape == form or (shape is None and not exact)
+    return len(shape) == len(form) and all(a is None or a == b for a, b in zip(shape, form, strict=True))
 
 
 def _form(step: Step, tensor: gs.Tensor) -> shapes.Shape:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphopt.ir import dtypes, shapes
 from graphopt.ir.graph import extras, new_constant, new_node, new_variable, peek
+from graphopt.ir.save import constants, to_proto, write
+from graphopt.ir.weights import nbytes
 
 from .steps import Frozen, Step
 
 Resolve = Callable[[gs.Tensor], str]
 """The value that a tensor stands for; '' for an operand left out. Raises Unknown."""
+
+_AT_ONCE = 512 << 20
 
 
 class Unknown(Exception):
@@ -173,6 +178,14 @@ class Program:
         if type(value) is list and value and isinstance(value[0], Frozen):
             return [self._attribute(body, captured, outer) for body in value]
         return value
+
+
+def put(graph: gs.Graph, path: Path) -> None:
+    """Write a model that lives for one run only: no waiting for the disk. Raises GraphoptError."""
+    if sum(map(nbytes, constants(graph))) > _AT_ONCE:
+        write(graph, path)
+    else:
+        path.write_bytes(to_proto(graph).SerializeToString())
 
 
 def _thaw(body: Frozen, outside: Callable[[gs.Tensor], gs.Tensor | None]) -> gs.Graph:

@@ -78,7 +78,6 @@ def _fill(made: Path, place: Path, breach: Breach, entry: Entry | None, target: 
         "what": breach.what,
         "difference": breach.difference.to_json() if breach.difference is not None else None,
         "huge": breach.sample == "ends",
-        "random": change.random,
         "fires": False,
         "command": f"graphopt bisect --replay {place.name}",
         "graphopt": __version__,
@@ -162,9 +161,7 @@ def replay(folder: Path, registry: Registry, target: Target) -> Replay:
             write(graph, after, external=False)
         runner.open(before)
         runner.run(inputs)
-        change = Change(
-            0, name, str(about.get("plugin", "?")), str(about.get("node", "")), random=bool(about["random"])
-        )
+        change = Change(0, name, str(about.get("plugin", "?")), str(about.get("node", "")))
         found = trial(runner, change, Slice(before, after, {}), inputs, huge=bool(about["huge"]))
     return Replay(found is not None, how, found.what if found is not None else "both compute the same")
 

@@ -10,24 +10,35 @@ from pathlib import Path
 import onnx
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.save import write
 
 from .difference import Difference, Value, compare
 from .double import NoDouble, double_copy
 from .execute import ExecutionError, Runner
 from .history import Change, Pair
 from .judge import judge
-from .program import Program
+from .program import Program, put
+from .randomness import RANDOM_OPS
 from .source_error import widened
 
 
 @dataclass(frozen=True)
 class Slice:
-    """before, after: model files. inputs: value of the program -> its name in both models."""
+    """before, after: model files. inputs: value of the program -> its name in both models.
+
+    dice: the random operators of each.
+    """
 
     before: Path
     after: Path
     inputs: dict[str, str]
+
+    @property
+    def dice(self) -> tuple[list[str], list[str]]:
+        first, second = (
+            sorted(node.op_type for node in onnx.load(path).graph.node if node.op_type in RANDOM_OPS)
+            for path in (self.before, self.after)
+        )
+        return first, second
 
 
 @dataclass
@@ -70,8 +81,8 @@ def cut(program: Program, change: Change, pairs: Sequence[Pair], folder: Path) -
     old = program.needed(before, {f"b{n}"})[0]
     new = program.needed(after, {f"a{n}"})[0]
     made = Slice(folder / f"before-{n}.onnx", folder / f"after-{n}.onnx", inputs)
-    write(program.model(old, inputs, before, typed=True), made.before, external=False)
-    write(program.model(new, inputs, after, typed=True), made.after, external=False)
+    put(program.model(old, inputs, before, typed=True), made.before)
+    put(program.model(new, inputs, after, typed=True), made.after)
     return made
 
 
@@ -95,7 +106,11 @@ def trial(runner: Runner, change: Change, made: Slice, inputs: Mapping[str, Valu
         actual = runner.run(inputs)
     except ExecutionError as error:
         return _breach(change, f"what it made does not run: {_line(error)}", None, made, inputs, expected, {})
-    if change.random:
+    lost, dice = made.dice
+    if lost != dice:
+        what = f"it makes random numbers by {', '.join(dice) or 'nothing'} instead of {', '.join(lost) or 'nothing'}"
+        return _breach(change, what, None, made, inputs, expected, actual)
+    if dice:
         found = [compare(value, actual[name], name=name) for name, value in expected.items()]
         worst = next((one for one in found if one.reason.startswith(("dtype", "shape"))), None)
     else:
@@ -127,8 +142,3 @@ def _wide(runner: Runner, path: Path, inputs: Mapping[str, Value]) -> dict[str, 
 
 def _line(error: GraphoptError) -> str:
     return (str(error).splitlines() or [""])[0][:300]
-
-
-def nodes_of(model: bytes) -> int:
-    """How many nodes a model file's main graph has."""
-    return len(onnx.load_model_from_string(model).graph.node)
