@@ -248,15 +248,6 @@ def merge_noise(graph, target):
         arguments="x, a, b",
     ),
     planted(
-        "divide-by-nothing",
-        "op.Div(x, op.Const(c))",
-        "op.Div(x, op.Sub(x, x))",
-        "g (int32[N,8] x) => (int32[N,8] y) { y = Div(x, two) }",
-        {"two": np.array([2], np.int32)},
-        arguments="x, c",
-        word="SIGFPE",
-    ),
-    planted(
         "divide-by-zero",
         "op.Div(x, op.Const(c))",
         "op.Div(x, c.const * 0)",

@@ -157,6 +157,7 @@ class Recorder:
         old = self._snapshot
         assert old is not None
         new = self._snapshot = freeze_all(self.graph)
+        change.problems += _dangling(new)
         self.rooms.learn(new)
         for key, scope in new.items():
             before = old.get(key)
@@ -290,6 +291,18 @@ def _is_finer(shape: shapes.Shape, form: shapes.Shape, exact: bool) -> bool:
 
 def _form(step: Step, tensor: gs.Tensor) -> shapes.Shape:
     return next((form for out, form in zip(step.outs, step.forms, strict=True) if out is tensor), None)
+
+
+def _dangling(scopes: dict[int, Frozen]) -> list[str]:
+    """A node that reads what no node of the model makes any more."""
+    made = {id(tensor) for body in scopes.values() for tensor in body.inputs}
+    made.update(id(tensor) for body in scopes.values() for step in body.steps for tensor in step.outs)
+    for body in scopes.values():
+        for step in body.steps:
+            for tensor in step.ins:
+                if tensor.name and id(tensor) not in made and not isinstance(tensor, gs.Constant):
+                    return [f"it leaves node {step.name!r} reading {tensor.name!r}, which nothing makes"]
+    return []
 
 
 def _same(one: Step, other: Step) -> bool:

@@ -55,6 +55,31 @@ def own_differences(
     return found, ""
 
 
+def formulas_apart(
+    runner: Runner, source: Path, result: Path, feeds: Mapping[int, Mapping[str, Value]]
+) -> dict[tuple[int, str], Difference]:
+    """found[sample, output] = source against result, both in float64: what is left when rounding is taken away.
+
+    Empty where one of them has no float64 copy.
+    """
+    wide: list[dict[int, dict[str, Value]]] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            for model in (source, result):
+                path = Path(folder, "float64.onnx")
+                path.write_bytes(double_copy(model))
+                runner.open(path)
+                given = {sample: {name: widened(value) for name, value in one.items()} for sample, one in feeds.items()}
+                wide.append({sample: runner.run(one) for sample, one in given.items()})
+    except (NoDouble, ExecutionError):
+        return {}
+    return {
+        (sample, name): compare(value, wide[1][sample][name])
+        for sample, values in wide[0].items()
+        for name, value in values.items()
+    }
+
+
 def widened(value: Value) -> Value:
     """float32 as float64, everything else as it is."""
     if isinstance(value, list):
