@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from .config import Target
 
 _OUTPUT, _SHAPES, _PASSES, _VERIFY, _ENGINE, _SAY = (
     "Files",
@@ -210,3 +213,11 @@ NodeName = Annotated[
         "--node", metavar="NODE", show_default=False, help="A node of MODEL, by its name or by an output of it."
     ),
 ]
+
+
+def target_of(backend: str, compute_capability: str) -> Target:
+    """The target that --backend and --compute-capability name. Raises UsageError."""
+    from .config import Target, parse_compute_capability
+
+    capability = parse_compute_capability(compute_capability) if compute_capability else None
+    return Target(backend=backend, compute_capability=capability)

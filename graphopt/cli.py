@@ -43,13 +43,14 @@ from .arguments import (
     TypicalShapes,
     Verbose,
     Verify,
+    target_of,
 )
+from .bisect import bisect
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
 from .errors import UsageError
 from .layer_commands import add_to
 
 if TYPE_CHECKING:
-    from .config import Target
     from .pipeline import Result
     from .report.result import Report
 
@@ -127,7 +128,7 @@ def optimize(
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
         if seed < 0:
             raise UsageError(f"a seed of {seed} cannot be had", where="--seed", hint="choose 0 or more")
-        target = _target(backend, compute_capability)
+        target = target_of(backend, compute_capability)
         model_path, engine_path = outputs_of(model, output, engine, build, report)
         from .backends.protocol import BuildOptions
         from .pipeline import optimize as run
@@ -293,7 +294,7 @@ def explain(
         from .rewrite.manager import Manager
 
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
-        target = _target(backend, compute_capability)
+        target = target_of(backend, compute_capability)
         registry = Registry(plugin or (), no_plugin or ())
         entries = registry.select(pipeline, skip or ())
         layers = lowering(registry, load(model), entries, target, "auto", every=True)
@@ -323,11 +324,15 @@ def explain(
             stdout().print(explanation_text(found))
 
 
-def _target(backend: str, compute_capability: str) -> Target:
-    from .config import Target, parse_compute_capability
-
-    capability = parse_compute_capability(compute_capability) if compute_capability else None
-    return Target(backend=backend, compute_capability=capability)
+app.command(
+    epilog="\n\n".join(
+        (
+            "[bold]Examples[/]",
+            "$ graphopt bisect model.onnx --plugin ./my_pass.py -o repros",
+            "$ graphopt bisect --replay repros/my-pass-Conv_3 --plugin ./my_pass.py",
+        )
+    )
+)(bisect)
 
 
 add_to(app)

@@ -150,10 +150,14 @@ class Job:
             custom=self._lowering.custom,
         )
 
-    def rewrite(self, refused: Mapping[tuple[str, str], str] | None = None) -> gs.Graph:
-        """Run the passes; fill in what they did."""
+    def rewrite(
+        self, refused: Mapping[tuple[str, str], str] | None = None, observe: Callable[[Manager], None] | None = None
+    ) -> gs.Graph:
+        """Run the passes; fill in what they did. observe: called with the manager before it runs."""
         self.progress("passes", 0, 0)
         manager = self.manager(refused=refused)
+        if observe is not None:
+            observe(manager)
         self.report.passes = manager.run()
         self.report.result = describe(manager.graph)
         return manager.graph

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -47,6 +48,7 @@ def optimize(
     build_options: BuildOptions | None = None,
     count_layers: bool = False,
     strict: bool = False,
+    repro: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -58,7 +60,8 @@ def optimize(
     lower: where custom layers are placed: 'auto' (where a measurement says that it pays), 'always', 'never'.
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
-    how many layers it makes of source and result. strict: what was refused or could not be verified is an error.
+    how many layers it makes of source and result. repro: where 'each' writes a folder for what it took back;
+    beside the output (OUTPUT.refused) if not given. strict: what was refused or could not be verified is an error.
 
     Raises:
         GraphoptError: the model cannot be read, a pass or plugin failed, the numbers differ, the build failed.
@@ -78,8 +81,8 @@ def optimize(
     if engine is not None:
         job.check_profile(shapes or Shapes())
     with ExitStack() as stack:
-        graph, report = job.rewrite(), job.report
-        check = Check(job, verify, shapes, inputs, samples, seed)
+        check = Check(job, verify, shapes, inputs, samples, seed, _repro(repro, output))
+        graph, report = check.rewrite(stack), job.report
         if check.wanted or output is not None or engine is not None or count_layers:
             staged = stack.enter_context(job.staged(graph, output))
             graph, staged = check.settle(stack, graph, staged, output, strict)
@@ -96,6 +99,12 @@ def optimize(
                 report.outputs["engine"] = [report.build["engine"]]
     report.seconds = perf_counter() - began
     return Result(graph, report)
+
+
+def _repro(given: str | os.PathLike[str] | None, output: str | os.PathLike[str] | None) -> Path | None:
+    if given is not None:
+        return Path(given)
+    return Path(f"{os.fspath(output)}.refused") if output is not None else None
 
 
 def _keep_input(model: Any, output: str | os.PathLike[str]) -> None:

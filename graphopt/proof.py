@@ -9,13 +9,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from .config import Shapes
 from .errors import VerificationError
 from .ir.save import Staged, stage
 from .job import Job
-from .numerics.verify import Verification, verify
+from .numerics.each import check_each
+from .numerics.history import Recorder
+from .numerics.repro import write_repro
+from .numerics.slices import Breach
+from .numerics.verify import RANDOM_NOTE, Verification, verify
 from .rewrite.worklist import Fired
 
 _MOST_REFUSED = 16
@@ -24,13 +29,19 @@ _MOST_REFUSED = 16
 class Check:
     """Verification, and what happens on a breach."""
 
-    def __init__(self, job: Job, mode: str, shapes: Shapes | None, inputs: Any, samples: int, seed: int) -> None:
+    def __init__(
+        self, job: Job, mode: str, shapes: Shapes | None, inputs: Any, samples: int, seed: int,
+        repro: Path | None = None,
+    ) -> None:  # fmt: skip
         self.job = job
         self.mode = mode
         self.shapes = shapes
         self.inputs = inputs
         self.samples = samples
         self.seed = seed
+        self.repro = repro
+        self.refused: dict[tuple[str, str], str] = {}
+        """(pass, root node) -> why; the node is '' for a whole function pass"""
         self._source: Path | None = None
 
     @property
@@ -52,12 +63,80 @@ class Check:
     def _compare(self, stack: ExitStack, path: str | os.PathLike[str]) -> Verification:
         self.job.progress("verify", 0, 0)
         source = self.source(stack)
+        self._ask_for_inputs(source)
+        return verify(
+            source, Path(path), shapes=self.shapes, inputs=self.inputs, samples=self.samples, seed=self.seed
+        )  # fmt: skip
+
+    def rewrite(self, stack: ExitStack) -> gs.Graph:
+        """Run the passes; under 'each', again without the changes that broke something, until none does."""
+        if self.mode != "each":
+            return self.job.rewrite()
+        while True:
+            graph, recorder = self._recorded()
+            self.job.progress("verify each", 0, 0)
+            source = self.source(stack)
+            self._ask_for_inputs(source)
+            found = self.job.report.each = check_each(
+                recorder, source, profile=self.shapes, inputs=self.inputs, samples=self.samples, seed=self.seed
+            )
+            breaches = [one for one in found.breaches if not self._is_harmless(stack, one)]
+            if not breaches:
+                return graph
+            if len(self.refused) >= _MOST_REFUSED * len(breaches):
+                one = breaches[0]
+                raise VerificationError(
+                    f"changes are wrong however many are taken back: {one.what}",
+                    where=f"pass {one.change.name} at node {one.change.node!r}",
+                    hint=f"leave it out with --skip {one.change.name}",
+                )
+            for one in breaches:
+                self._refuse(one)
+
+    def _recorded(self) -> tuple[gs.Graph, Recorder]:
+        recorders: list[Recorder] = []
+        graph = self.job.rewrite(self.refused, lambda manager: recorders.append(Recorder(manager)))
+        return graph, recorders[0]
+
+    def _refuse(self, breach: Breach) -> None:
+        change = breach.change
+        key = (change.name, change.node)
+        if key in self.refused:
+            return
+        self.refused[key] = breach.what
+        repro = ""
+        if self.repro is not None:
+            entry = next((one for one in self.job.entries if one.name == change.name), None)
+            repro = str(write_repro(breach, self.repro, entry, self.job.target))
+        self.job.report.refused.append(
+            {
+                "pass": change.name,
+                "node": change.node,
+                "plugin": change.plugin,
+                "why": breach.what,
+                "sample": breach.sample,
+                "source_nodes": change.origin,
+                "repro": repro,
+            }
+        )
+
+    def _is_harmless(self, stack: ExitStack, breach: Breach) -> bool:
+        """Whether a function pass gave a tensor inside another meaning, and the model as a whole computes the same."""
+        change = breach.change
+        if change.node or change.problems or not breach.feeds:
+            return False
+        found = []
+        for most in (change.number, change.number + 1):
+            manager = self.job.manager(most, self.refused)
+            manager.run()
+            found.append(stack.enter_context(self.job.staged(manager.graph, None)).model_path)
+        arrays = {name: value for name, value in breach.feeds.items() if isinstance(value, np.ndarray)}
+        whole = verify(found[0], found[1], inputs=arrays)
+        return whole.status == "passed" and not any(one.reason == RANDOM_NOTE for one in whole.outputs)
+
+    def _ask_for_inputs(self, source: Path) -> None:
         if self.inputs is None and self.job.registry.has("graphopt_inputs"):
             self.inputs = self.job.registry.inputs(str(source))
-        inputs = self.inputs
-        return verify(
-            source, Path(path), shapes=self.shapes, inputs=inputs, samples=self.samples, seed=self.seed
-        )  # fmt: skip
 
     def settle(
         self, stack: ExitStack, graph: gs.Graph, staged: Staged, output: Any, strict: bool
@@ -66,7 +145,7 @@ class Check:
         report = self.job.report
         if not self.wanted:
             return graph, staged
-        refused: dict[tuple[str, str], str] = {}
+        refused = self.refused
         while True:
             found = report.verification = self._compare(stack, staged.model_path)
             if found.status == "passed" or (found.status == "unverified" and not strict):
@@ -86,7 +165,15 @@ class Check:
                 )
             refused[culprit, node] = worst
             report.refused.append(
-                {"pass": culprit, "node": node, "plugin": _plugin(report.passes, culprit), "why": worst}
+                {
+                    "pass": culprit,
+                    "node": node,
+                    "plugin": _plugin(report.passes, culprit),
+                    "why": worst,
+                    "sample": "",
+                    "source_nodes": [],
+                    "repro": "",
+                }
             )
             graph = self.job.rewrite(refused)
             staged = stack.enter_context(self.job.staged(graph, output))

@@ -38,6 +38,10 @@ class Difference:
     sample: int = 0
     shape: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        gap = f"{self.max_abs:.3g}" if math.isfinite(self.max_abs) else "no number"
+        return f"{self.name}: {self.reason or 'equal'} (largest difference {gap}, relative L2 {self.relative_l2:.3g})"
+
     def to_json(self) -> dict[str, Any]:
         """A dict for json.dumps; what is not finite becomes None."""
         found = asdict(self)

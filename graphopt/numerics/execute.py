@@ -130,6 +130,19 @@ class Runner:
             given.unlink(missing_ok=True)
             found.unlink(missing_ok=True)
 
+    def probe(self, feeds: Mapping[str, Value], pairs: Sequence[tuple[str, str, int]]) -> list[int]:
+        """Numbers of the pairs of outputs (expected, actual, bytes) that are not clearly equal. Raises ExecutionError.
+
+        They are compared in the child.
+        """
+        assert self._folder is not None, "a Runner is used in a with statement"
+        given = Path(self._folder.name, "feeds")
+        try:
+            write_values(given, feeds)
+            return [int(i) for i in self._ask({"do": "probe", "feeds": str(given), "pairs": list(pairs)})["suspects"]]
+        finally:
+            given.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Frees the model; the child stays for the next one."""
         if self._child and self._child.poll() is None:

@@ -45,7 +45,7 @@ def own_differences(
             path.write_bytes(double_copy(source))
             runner.open(path)
             for sample, one in feeds.items():
-                wide = runner.run({name: _widened(value) for name, value in one.items()})
+                wide = runner.run({name: widened(value) for name, value in one.items()})
                 for name, value in expected(sample).items():
                     if isinstance(value, np.ndarray) and value.dtype == np.float32:
                         exact = np.asarray(wide[name])
@@ -55,9 +55,35 @@ def own_differences(
     return found, ""
 
 
-def _widened(value: Value) -> Value:
+def formulas_apart(
+    runner: Runner, source: Path, result: Path, feeds: Mapping[int, Mapping[str, Value]]
+) -> dict[tuple[int, str], Difference]:
+    """found[sample, output] = source against result, both in float64: what is left when rounding is taken away.
+
+    Empty where one of them has no float64 copy.
+    """
+    wide: list[dict[int, dict[str, Value]]] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            for model in (source, result):
+                path = Path(folder, "float64.onnx")
+                path.write_bytes(double_copy(model))
+                runner.open(path)
+                given = {sample: {name: widened(value) for name, value in one.items()} for sample, one in feeds.items()}
+                wide.append({sample: runner.run(one) for sample, one in given.items()})
+    except (NoDouble, ExecutionError):
+        return {}
+    return {
+        (sample, name): compare(value, wide[1][sample][name])
+        for sample, values in wide[0].items()
+        for name, value in values.items()
+    }
+
+
+def widened(value: Value) -> Value:
+    """float32 as float64, everything else as it is."""
     if isinstance(value, list):
-        return [_widened(item) for item in value]
+        return [widened(item) for item in value]
     if isinstance(value, np.ndarray) and value.dtype == np.float32:
         return value.astype(np.float64)
     return value

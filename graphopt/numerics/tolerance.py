@@ -58,6 +58,8 @@ _MODES: Mapping[str, str] = MappingProxyType(
 )
 
 ESCALATION_FACTOR = 2.0
+ROUNDING_FACTOR = 8.0
+"""Of the source's own float32 error, where source and result agree in float64 better than that."""
 ESCALATION_LIMIT = 5e-3
 """An escalated relative bound stays under this: a float64 evaluation that is further off is broken, not informative."""
 ESCALATION_NEAR_ZERO = 1e-6

@@ -8,12 +8,14 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import onnx
 
+from .close import suspects
 from .difference import Array, Value
 from .exchange import read_values, write_values
 
@@ -54,13 +56,18 @@ class OnnxRuntime:
         """Whether a value of less than a byte per element goes in or out."""
         return not _PACKED.isdisjoint((*self._inputs.values(), *self._outputs.values()))
 
-    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+    def run(self, feeds: Mapping[str, Value], wanted: list[str] | None = None) -> dict[str, Value]:
+        """The outputs, or those wanted: then nothing else is computed."""
+        names, options = list(self._outputs), None
+        if wanted is not None and len(wanted) < len(names):
+            names, options = wanted, self._runtime.RunOptions()
+            options.only_execute_path_to_fetches = True
         types = (*self._inputs.values(), *self._outputs.values())
         if not any(bits in kind for kind in types for bits in _BITS):
-            return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
+            return dict(zip(names, self._session.run(names, dict(feeds), options), strict=True))
         values = {name: self._to_runtime(name, value) for name, value in feeds.items()}
-        found = self._session.run_with_ort_values(list(self._outputs), values)
-        return {name: self._from_runtime(name, value) for name, value in zip(self._outputs, found, strict=True)}
+        found = self._session.run_with_ort_values(names, values, options)
+        return {name: self._from_runtime(name, value) for name, value in zip(names, found, strict=True)}
 
     def _to_runtime(self, name: str, value: Value) -> Any:
         make = self._runtime.OrtValue
@@ -93,7 +100,7 @@ class Reference:
             raise ValueError(f"model over {REFERENCE_BYTES >> 20} MiB: too large for the reference implementation")
         self._evaluator = ReferenceEvaluator(path, new_ops=list(REPLACED_OPS))
 
-    def run(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
+    def run(self, feeds: Mapping[str, Value], wanted: list[str] | None = None) -> dict[str, Value]:
         with np.errstate(all="ignore"):
             found: Any = self._evaluator.run(None, dict(feeds))
         return dict(zip(self._evaluator.output_names, found, strict=True))
@@ -139,6 +146,9 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
                 model, answer["note"] = load(request["path"], request["engine"], request["threads"])
             elif request["do"] == "run" and model is not None:
                 write_values(Path(request["outputs"]), model.run(read_values(Path(request["feeds"]))))
+            elif request["do"] == "probe" and model is not None:
+                feeds = read_values(Path(request["feeds"]))
+                answer["suspects"] = suspects(partial(model.run, feeds), request["pairs"])
             else:
                 model = None
         except Exception as error:

@@ -14,6 +14,7 @@ from graphopt.backends.protocol import NetworkInfo
 from graphopt.ir.graph import node_count, scopes
 from graphopt.ir.save import to_proto, write
 from graphopt.ir.weights import nbytes
+from graphopt.numerics.each import Findings
 from graphopt.numerics.verify import Verification
 from graphopt.rewrite.worklist import Fired
 
@@ -68,8 +69,10 @@ class Report:
     """What --opset did: `before`, `after`, and `respelled`, how many nodes by operator."""
     passes: list[Fired] = field(default_factory=list)
     verification: Verification | None = None
-    refused: list[dict[str, str]] = field(default_factory=list)
-    """Changes that were taken back: pass, node, plugin, why."""
+    each: Findings | None = None
+    """What `--verify each` compared, change by change."""
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    """Changes that were taken back: pass, node, plugin, why, sample, source_nodes, repro."""
     build: dict[str, Any] | None = None
     outputs: dict[str, list[str]] = field(default_factory=dict)
     """'model' -> the model file and its data file; 'engine' -> the engine file."""
@@ -104,6 +107,7 @@ class Report:
             "opset": self.opset,
             "passes": [_fired(one) for one in self.passes],
             "verification": self.verification.to_json() if self.verification else None,
+            "each": self.each.to_json() if self.each else None,
             "refused": self.refused,
             "not_lowered": self.not_lowered,
             "build": self.build,

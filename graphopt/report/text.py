@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -175,10 +176,17 @@ def _passes(report: Report, verbose: bool) -> RenderableType:
 def _refused(report: Report) -> RenderableType | None:
     if not report.refused:
         return None
-    table = plain_table("taken back", "at node", "because", stretch="because")
-    for one in report.refused:
-        table.add_row(Text(one["pass"], style="yellow"), one["node"] or "(whole graph)", one["why"])
-    return table
+    return culprits_table(report.refused)
+
+
+def culprits_table(refused: list[dict[str, Any]]) -> RenderableType:
+    """What was taken back, why, and where to see it again."""
+    table = plain_table("taken back", "plugin", "at node", "because", stretch="because")
+    for one in refused:
+        where = Text(one["node"] or "(whole graph)")
+        table.add_row(Text(one["pass"], style="yellow"), one["plugin"], where, Text(one["why"]))
+    folders = [Text(f"graphopt bisect --replay {shlex.quote(one['repro'])}") for one in refused if one.get("repro")]
+    return Group(table, Text(), Text("To see it again:", style="dim"), *folders) if folders else table
 
 
 def _verification(report: Report) -> RenderableType:

@@ -17,6 +17,7 @@ from graphopt.ir.infer import Custom
 from graphopt.ir.load import collector_off
 
 from .match import Match
+from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
 from .worklist import Budget, Enough, Fired, Model, Worklist
@@ -52,6 +53,7 @@ class Manager:
         self.veto = veto
         self.after_pass = after_pass
         self.custom = custom
+        self.observer: Observer | None = None
         self.budget = Budget(most)
         self._marks: dict[str, str] = {}
         self._clean: dict[str, int] = {}
@@ -142,6 +144,7 @@ class Manager:
         if work is None:
             work = self._groups[entries[0].name] = Worklist(self.model, entries, self.fired, self.budget)
             work.veto = self.veto
+            work.observer = self.observer
         before = {one.name: self.fired[one.name].changes for one in entries}
         try:
             changed = work.run()
@@ -160,6 +163,7 @@ class Manager:
             return 0
         self.budget.check()
         through_editor = "model" in inspect.signature(run.function).parameters
+        token = self.observer.before(one, None) if self.observer is not None else None
         before = self._mark(through_editor)
         started = perf_counter()
         where = f"pass {one.name} of plugin {one.plugin}"
@@ -190,6 +194,8 @@ class Manager:
             fired.changes += claimed
             if not through_editor:
                 self.model.renew()
+            if self.observer is not None:
+                self.observer.after(token, [], [])
             self.model.infer()
         if self.after_pass is not None:
             self.after_pass(one.name, claimed)

@@ -24,6 +24,7 @@ from graphopt.ir.infer import Custom, Inference
 from .build import Ops, Skip
 from .guard import Fits, guards
 from .match import Match, Matcher
+from .observer import Observer
 from .rule import Entry, Rule
 from .value import Value
 
@@ -169,6 +170,7 @@ class Worklist:
         self.fired = fired
         self.budget = budget
         self.veto: Veto | None = None
+        self.observer: Observer | None = None
         self.last: tuple[str, str] | None = None
         """(pass, root node) of the latest rewrite."""
         self.rules: dict[str, list[tuple[Entry, Fits]]] = {}
@@ -291,6 +293,7 @@ class Worklist:
                 reason = self.veto(one, match)
             if reason is None:
                 self.budget.check()
+                token = self.observer.before(one, match) if self.observer is not None else None
                 result = traced.call(rule.rewrite, ops, match.bound)
                 new = self._results(one, node, match, result, ops)
         except Skip as skip:
@@ -310,6 +313,8 @@ class Worklist:
             self.fired[one.name].vetoes[node.name] = reason
             return False
         self.budget.used += 1
+        if self.observer is not None:
+            self.observer.after(token, new, ops.made)
         self._apply(one, match, new, ops)
         return True
 
