@@ -26,6 +26,7 @@ from .npz import check_feeds, load_npz
 from .ports import input_ports, output_ports, read_outline
 from .randomness import random_outputs
 from .ranges import Input, read_inputs
+from .rounding_error import rounding_breaches
 from .shapes import sample_shapes
 from .source_error import own_differences, unrepeatable
 from .tolerance import escalated, tolerance_for
@@ -88,7 +89,8 @@ def verify(
 
     A float32 output beyond 1e-5 is held against the source in float64: its bound becomes twice the source's own
     float32 error where that is larger (tolerance.escalated). Outputs that depend on random ops are
-    compared by shape and dtype.
+    compared by shape and dtype. A result with float16, bfloat16 or float8 in it is evaluated once more with rounding
+    after every operator (rounding_error.rounding_breaches).
     Raises UsageError (shapes or inputs do not fit the model) and ModelError (a file is no ONNX model).
     """
     if samples < 1:
@@ -146,6 +148,8 @@ class _Trial:
         verdict = self._run_result([output.name for output in outputs], random)
         if verdict == "failed" and len(self.found) == len(outputs) * len(self.used):
             verdict = self._appeal(random)
+        if verdict == "passed":
+            verdict = self._round(random)
         if random:
             self.notes.append(f"{RANDOM_NOTE} ({', '.join(sorted(random))})")
         return verdict
@@ -252,6 +256,14 @@ class _Trial:
         else:
             owns = {}
         self.found = [self._retried(d, owns, fickle) for d in self.found]
+        return self._status()
+
+    def _round(self, random: set[str]) -> str:
+        """What computes in low precision is also evaluated with rounding after every operator."""
+        paths, count = (self.source, self.result), len(self.used)
+        wrong, notes = rounding_breaches(self.runner, *paths, count, self._feeds, self._expected, self.precision)
+        self.notes += notes
+        self.found = [d if d.name in random else wrong.get((d.sample, d.name), d) for d in self.found]
         return self._status()
 
     def _expected(self, sample: int) -> dict[str, Value]:
