@@ -24,6 +24,7 @@ from .arguments import (
     Json,
     Level,
     MaxShapes,
+    MemoryLimit,
     MinShapes,
     Model,
     NodeName,
@@ -39,6 +40,7 @@ from .arguments import (
     Seed,
     Skip,
     Strict,
+    TimeLimit,
     TypicalShapes,
     Verbose,
     Verify,
@@ -47,7 +49,7 @@ from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, prin
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from .config import Target
+    from .config import Limits, Target
     from .pipeline import Result
     from .report.result import Report
 
@@ -109,6 +111,8 @@ def optimize(
     samples: Samples = 3,
     seed: Seed = 0,
     strict: Strict = False,
+    time_limit: TimeLimit = 3600.0,
+    memory_limit: MemoryLimit = None,
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     optimization_level: Level = None,
@@ -154,6 +158,7 @@ def optimize(
                 build_options=options,
                 count_layers=True,
                 strict=strict,
+                limits=_limits(time_limit, memory_limit),
                 progress=show,
             )
         _tell(result, model, report, as_json, quiet, verbose)
@@ -311,6 +316,17 @@ def explain(
             print_json({"schema_version": SCHEMA_VERSION, **found.to_json()})
         else:
             stdout().print(explanation_text(found))
+
+
+def _limits(seconds: float, memory_gb: float | None) -> Limits:
+    from .config import Limits
+
+    for option, value in (("--time-limit", seconds), ("--memory-limit", memory_gb)):
+        if value is not None and not 0 < value < 1e8:
+            raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
+    return Limits(
+        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
+    )
 
 
 def _target(backend: str, compute_capability: str) -> Target:

@@ -15,7 +15,7 @@ from . import backends
 from .backends.profiles import profile
 from .backends.protocol import BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
 from .config import Dims, Limits, Shapes, Target
-from .errors import BackendError, ModelError, UsageError
+from .errors import BackendError, ModelError, PassError, UsageError
 from .ir import dtypes
 from .ir import shapes as dims_of
 from .ir.convert import convert_opset
@@ -25,12 +25,14 @@ from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
 from .registry import Registry
 from .report.result import Description, Report, describe
+from .rewrite.deadline import deadline
 from .rewrite.manager import Manager
 from .rewrite.match import Match
 from .rewrite.rule import Entry
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in total or 0)."""
+_MORE_TIME = "give more with --time-limit"
 _COUNTED_BYTES = 1_000_000_000
 
 
@@ -50,6 +52,8 @@ class Job:
         self.frozen: Mapping[str, Dims] = {}
         self.bound: Mapping[str, Any] = {}
         self.opset: int | None = None
+        self.strict = False
+        """Whether a pass that fails ends the run; else it is left out, and a warning says so."""
         self._unused: gs.Graph | None = None
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
@@ -136,10 +140,28 @@ class Job:
     def rewrite(self, refused: Mapping[tuple[str, str], str] | None = None) -> gs.Graph:
         """Run the passes; fill in what they did."""
         self.progress("passes", 0, 0)
-        manager = self.manager(refused=refused)
-        self.report.passes = manager.run()
-        self.report.result = describe(manager.graph)
-        return manager.graph
+        while True:
+            manager = self.manager(refused=refused)
+            try:
+                with deadline(self.limits.pass_seconds):
+                    self.report.passes = manager.run()
+            except PassError as error:
+                self._leave_out(error)
+                continue
+            except TimeoutError as error:
+                raise PassError(f"the passes: {error}", hint=_MORE_TIME) from error
+            self.report.result = describe(manager.graph)
+            return manager.graph
+
+    def _leave_out(self, error: PassError) -> None:
+        """Go on without the pass that failed, from the source again; raises the error where that cannot be."""
+        if isinstance(error.__cause__, TimeoutError):
+            raise PassError(error.what, where=error.where, hint=f"{error.hint}, or {_MORE_TIME}") from error
+        if self.strict or not error.culprit:
+            raise error
+        self.entries = [one for one in self.entries if one.name != error.culprit]
+        where = f"{error.where}: " if error.where else ""
+        self.report.warnings.append(f"pass {error.culprit} failed and was left out: {where}{error.what}")
 
     @contextmanager
     def staged(self, graph: gs.Graph, output: str | os.PathLike[str] | None) -> Iterator[Staged]:

@@ -55,7 +55,8 @@ def optimize(
     constants. opset: convert the model to this opset of ONNX first.
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
-    how many layers it makes of source and result. strict: what was refused or could not be verified is an error.
+    how many layers it makes of source and result. strict: what was refused, could not be
+    verified, or failed and was left out is an error.
 
     Raises:
         GraphoptError: the model cannot be read, a pass or plugin failed, the numbers differ, the build failed.
@@ -69,6 +70,7 @@ def optimize(
     if output is not None:
         _keep_input(model, output)
     job = Job(model, target, registry, registry.select(pipeline, skip), limits or Limits(), progress or _silent)
+    job.strict = strict
     job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())

@@ -56,7 +56,8 @@ class Check:
             self.inputs = self.job.registry.inputs(str(source))
         inputs = self.inputs
         return verify(
-            source, Path(path), shapes=self.shapes, inputs=inputs, samples=self.samples, seed=self.seed
+            source, Path(path), shapes=self.shapes, inputs=inputs, samples=self.samples, seed=self.seed,
+            seconds=self.job.limits.run_seconds, memory_bytes=self.job.limits.memory_bytes,
         )  # fmt: skip
 
     def settle(

@@ -80,12 +80,14 @@ def verify(
     precision: str = "fp32",
     threads: int = 0,
     seconds: float = 3600.0,
+    memory_bytes: int = 0,
 ) -> Verification:
     """passed = same inputs and outputs by name, dtype and rank, and at every sample each output within its tolerance.
 
     source, result: files (external data beside them) or bytes. shapes: the profile to sample. inputs: an .npz file or
     arrays, then the only sample. samples: how many, at several shapes where dims are dynamic. precision: in which the
     result computes (config.PRECISIONS). threads: per operator, 0 = all cores. seconds: per loading and per run.
+    memory_bytes: what the child that runs the models may take, 0 = what the machine has left.
 
     A float32 output beyond 1e-5 is held against the source in float64: its bound becomes twice the source's own
     float32 error where that is larger (tolerance.escalated). Outputs that depend on random ops are
@@ -99,7 +101,7 @@ def verify(
     with contextlib.ExitStack() as stack:
         paths = [stack.enter_context(as_file(model)) for model in (source, result)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
-        runner = stack.enter_context(Runner(threads=threads, seconds=seconds))
+        runner = stack.enter_context(Runner(threads=threads, seconds=seconds, memory_bytes=memory_bytes))
         trial = _Trial(paths[0], paths[1], folder, runner, samples, seed, precision)
         status = trial.judge(shapes or Shapes(), inputs)
     return Verification(

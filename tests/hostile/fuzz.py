@@ -1,6 +1,6 @@
 """Drives the workers and counts: a death, a hang and a traceback are findings.
 
-    python -m tests.hostile.fuzz FIRST LAST [VERIFY_EVERY]
+python -m tests.hostile.fuzz FIRST LAST [VERIFY_EVERY]
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ def _run(first: int, last: int, folder: str, verify_every: int, tally: Tally) ->
 def main() -> None:
     first, last = int(sys.argv[1]), int(sys.argv[2])
     tally = fuzz(first, last, int(sys.argv[3]) if len(sys.argv) > 3 else 50)
-    for seed, what in tally.findings:
-        print(seed, what)
-    print(dict(tally.outcomes), f"findings: {len(tally.findings)}", f"slowest: {tally.slowest[0]:.1f} s (case {tally.slowest[1]})")  # fmt: skip
+    lines = [f"{seed} {what}" for seed, what in tally.findings]
+    lines += [f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items())]
+    lines.append(f"{len(tally.findings)} findings; the slowest took {tally.slowest[0]:.1f} s (case {tally.slowest[1]})")
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -244,9 +244,22 @@ def _external(rng: random.Random, model: onnx.ModelProto) -> None:
     tensor = rng.choice(tensors)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    places = ("data.bin", "../secret.bin", "/etc/passwd", "link.bin", "loop.bin", "deep/../../secret.bin", "", "\0", ".")
+    places = (
+        "data.bin",
+        "../secret.bin",
+        "/etc/passwd",
+        "link.bin",
+        "loop.bin",
+        "deep/../../secret.bin",
+        "",
+        "\0",
+        ".",
+    )
     for key, texts in (
-        ("location", (*places, "folder", "n" * 5000, "//data.bin", "..\\secret.bin", "/dev/zero", "folderlink/secret.bin")),
+        (
+            "location",
+            (*places, "folder", "n" * 5000, "//data.bin", "..\\secret.bin", "/dev/zero", "folderlink/secret.bin"),
+        ),
         ("offset", ("0", "4", "-4", "1e9", "9" * 30, "", "0x10", "4096")),
         ("length", ("16", "0", "-1", "9" * 30, "4096", "")),
     ):
@@ -259,7 +272,9 @@ def _function(rng: random.Random, model: onnx.ModelProto) -> None:
     names = ["f", "g", rng.choice(("Relu", "Add", "h"))]
     for name in names[: rng.randint(1, 3)]:
         call = helper.make_node(rng.choice([*names, "Relu"]), ["a"], ["b"], domain=rng.choice(("", "l", "l")))
-        made = helper.make_function(rng.choice(("l", "l", "")), name, ["a"], ["b"], [call], [helper.make_opsetid("", 17)])
+        made = helper.make_function(
+            rng.choice(("l", "l", "")), name, ["a"], ["b"], [call], [helper.make_opsetid("", 17)]
+        )
         made.opset_import.add(domain="l", version=1)
         model.functions.append(made)
     if rng.random() < 0.8:
