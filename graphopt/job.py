@@ -23,6 +23,7 @@ from .ir.graph import Extras, flatten, peek, scopes
 from .ir.load import load
 from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
+from .ir.staging import staging
 from .registry import Registry
 from .report.result import Description, Report, describe
 from .rewrite.deadline import deadline
@@ -206,12 +207,12 @@ class Job:
         if not path.parent.is_dir():
             raise UsageError(f"folder {path.parent} does not exist", where=str(path), hint=f"mkdir -p {path.parent}")
         backend = backends.get(self.target.backend, self.limits)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".graphopt-", dir=path.parent))
+        folder = stack.enter_context(staging(path.parent))
         capability = self.target.compute_capability
         if options is None:
             options = BuildOptions(compute_capabilities=(capability,) if capability else ())
         try:
-            built = backend.build(staged.model_path, Path(folder) / path.name, shapes, options, self.progress)
+            built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
         except ParseError as error:
             raise _explained(error, graph) from error
         return Built(built, path, shapes)

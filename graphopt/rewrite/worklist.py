@@ -79,6 +79,8 @@ class Model:
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
+        self.source_bytes: int | None = None
+        """The weights before anything was folded, once that is asked for."""
         self.inference = Inference(graph)
         self._edits = 0
         self._opsets: dict[int, list[Any]] = {}
