@@ -179,8 +179,27 @@ Strict = Annotated[
     typer.Option(
         "--strict",
         metavar="",
-        help="Fail where something was taken back or could not be compared.",
+        help="Fail where a pass failed, something was taken back, or could not be compared.",
         rich_help_panel=_VERIFY,
+    ),
+]
+TimeLimit = Annotated[
+    float,
+    typer.Option(
+        "--time-limit",
+        metavar="SECONDS",
+        rich_help_panel=_PASSES,
+        help="End the passes, each run that compares, and the build, if they take longer.",
+    ),
+]
+MemoryLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="GB",
+        rich_help_panel=_VERIFY,
+        show_default=False,
+        help="Memory for the process that compares; what the machine has left if not given.",
     ),
 ]
 Level = Annotated[

@@ -25,6 +25,7 @@ from .arguments import (
     Level,
     Lower,
     MaxShapes,
+    MemoryLimit,
     MinShapes,
     Model,
     NodeName,
@@ -40,6 +41,7 @@ from .arguments import (
     Seed,
     Skip,
     Strict,
+    TimeLimit,
     TypicalShapes,
     Verbose,
     Verify,
@@ -51,6 +53,7 @@ from .errors import UsageError
 from .layer_commands import add_to
 
 if TYPE_CHECKING:
+    from .config import Limits
     from .pipeline import Result
     from .report.result import Report
 
@@ -113,6 +116,8 @@ def optimize(
     samples: Samples = 3,
     seed: Seed = 0,
     strict: Strict = False,
+    time_limit: TimeLimit = 3600.0,
+    memory_limit: MemoryLimit = None,
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     optimization_level: Level = None,
@@ -159,6 +164,7 @@ def optimize(
                 build_options=options,
                 count_layers=True,
                 strict=strict,
+                limits=_limits(time_limit, memory_limit),
                 progress=show,
             )
         _tell(result, model, report, as_json, quiet, verbose)
@@ -333,6 +339,17 @@ app.command(
         )
     )
 )(bisect)
+
+
+def _limits(seconds: float, memory_gb: float | None) -> Limits:
+    from .config import Limits
+
+    for option, value in (("--time-limit", seconds), ("--memory-limit", memory_gb)):
+        if value is not None and not 0 < value < 1e8:
+            raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
+    return Limits(
+        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
+    )
 
 
 add_to(app)

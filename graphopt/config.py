@@ -92,3 +92,9 @@ class Limits:
     """A stage that is not at a fixpoint after this many rounds is an error."""
     build_seconds: float = 3600.0
     """A child process that parses or builds is ended after this time."""
+    pass_seconds: float = 3600.0
+    """A run of all passes is ended after this time, and the pass that was at work is named."""
+    run_seconds: float = 3600.0
+    """Loading a model for verification, or running it once, is ended after this time."""
+    memory_bytes: int = 0
+    """The child process that runs a model may take this much; 0: what the machine has left when it starts."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_LONGEST = 4000
+
 
 class GraphoptError(Exception):
     """A failure that the user can act on: printed without a traceback, exit code 1."""
@@ -14,6 +16,7 @@ class GraphoptError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        what, where, hint = (_short(text) for text in (what, where, hint))
         super().__init__(what, where, hint)
         self.what = what
         self.where = where
@@ -25,6 +28,11 @@ class GraphoptError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.hint)
+
+
+def _short(text: str) -> str:
+    """Names and shapes come from files, and may be megabytes long."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]} ... {text[-100:]}"
 
 
 def _rebuild(cls: type[GraphoptError], what: str, where: str, hint: str) -> GraphoptError:
@@ -46,7 +54,9 @@ class PluginError(GraphoptError):
 
 
 class PassError(GraphoptError):
-    """A pass raised, or lied about what it did."""
+    """A pass raised, or lied about what it did; culprit is its name, '' where several are at odds."""
+
+    culprit = ""
 
 
 class VerificationError(GraphoptError):

@@ -16,7 +16,7 @@ from . import backends
 from .backends.profiles import profile
 from .backends.protocol import BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
 from .config import Dims, Limits, Shapes, Target
-from .errors import BackendError, ModelError, UsageError
+from .errors import BackendError, ModelError, PassError, UsageError
 from .ir import dtypes
 from .ir import shapes as dims_of
 from .ir.convert import convert_opset
@@ -24,15 +24,18 @@ from .ir.graph import Extras, flatten, peek, scopes
 from .ir.load import load
 from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
+from .ir.staging import staging
 from .lowering import Lowering, lowering
 from .registry import Registry
 from .report.result import Description, Report, describe
+from .rewrite.deadline import deadline
 from .rewrite.manager import Manager
 from .rewrite.match import Match
 from .rewrite.rule import Entry
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in total or 0)."""
+_MORE_TIME = "give more with --time-limit"
 _COUNTED_BYTES = 1_000_000_000
 
 
@@ -63,6 +66,8 @@ class Job:
         self.lower = lower
         self.skip = skip
         self._lowering: Lowering | None = None
+        self.strict = False
+        """Whether a pass that fails ends the run; else it is left out, and a warning says so."""
         self._unused: gs.Graph | None = None
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
@@ -155,12 +160,30 @@ class Job:
     ) -> gs.Graph:
         """Run the passes; fill in what they did. observe: called with the manager before it runs."""
         self.progress("passes", 0, 0)
-        manager = self.manager(refused=refused)
-        if observe is not None:
-            observe(manager)
-        self.report.passes = manager.run()
-        self.report.result = describe(manager.graph)
-        return manager.graph
+        while True:
+            manager = self.manager(refused=refused)
+            if observe is not None:
+                observe(manager)
+            try:
+                with deadline(self.limits.pass_seconds):
+                    self.report.passes = manager.run()
+            except PassError as error:
+                self._leave_out(error)
+                continue
+            except TimeoutError as error:
+                raise PassError(f"the passes: {error}", hint=_MORE_TIME) from error
+            self.report.result = describe(manager.graph)
+            return manager.graph
+
+    def _leave_out(self, error: PassError) -> None:
+        """Go on without the pass that failed, from the source again; raises the error where that cannot be."""
+        if isinstance(error.__cause__, TimeoutError):
+            raise PassError(error.what, where=error.where, hint=f"{error.hint}, or {_MORE_TIME}") from error
+        if self.strict or not error.culprit:
+            raise error
+        self.entries = [one for one in self.entries if one.name != error.culprit]
+        where = f"{error.where}: " if error.where else ""
+        self.report.warnings.append(f"pass {error.culprit} failed and was left out: {where}{error.what}")
 
     @contextmanager
     def staged(self, graph: gs.Graph, output: str | os.PathLike[str] | None) -> Iterator[Staged]:
@@ -205,13 +228,13 @@ class Job:
         if not path.parent.is_dir():
             raise UsageError(f"folder {path.parent} does not exist", where=str(path), hint=f"mkdir -p {path.parent}")
         backend = backends.get(self.target.backend, self.limits)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".graphopt-", dir=path.parent))
+        folder = stack.enter_context(staging(path.parent))
         capability = self.target.compute_capability
         if options is None:
             options = BuildOptions(compute_capabilities=(capability,) if capability else ())
         options = replace(options, plugins=self.registry.given, no_plugins=self.registry.switched_off)
         try:
-            built = backend.build(staged.model_path, Path(folder) / path.name, shapes, options, self.progress)
+            built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
         except ParseError as error:
             raise _explained(error, graph) from error
         return Built(built, path, shapes)

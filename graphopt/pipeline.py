@@ -61,7 +61,8 @@ def optimize(
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
     how many layers it makes of source and result. repro: where 'each' writes a folder for what it took back;
-    beside the output (OUTPUT.refused) if not given. strict: what was refused or could not be verified is an error.
+    beside the output (OUTPUT.refused) if not given. strict: what was refused, could not be verified, or failed and
+    was left out is an error.
 
     Raises:
         GraphoptError: the model cannot be read, a pass or plugin failed, the numbers differ, the build failed.
@@ -77,6 +78,7 @@ def optimize(
     layers = {kebab(layer.__name__) for _, layer in registry.layers()}
     entries = registry.select(pipeline, [name for name in skip if name not in layers])
     job = Job(model, target, registry, entries, limits or Limits(), progress or _silent, lower, skip)
+    job.strict = strict
     job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())

@@ -65,7 +65,8 @@ class Check:
         source = self.source(stack)
         self._ask_for_inputs(source)
         return verify(
-            source, Path(path), shapes=self.shapes, inputs=self.inputs, samples=self.samples, seed=self.seed
+            source, Path(path), shapes=self.shapes, inputs=self.inputs, samples=self.samples, seed=self.seed,
+            seconds=self.job.limits.run_seconds, memory_bytes=self.job.limits.memory_bytes,
         )  # fmt: skip
 
     def rewrite(self, stack: ExitStack) -> gs.Graph:
@@ -96,7 +97,7 @@ class Check:
     def _recorded(self) -> tuple[gs.Graph, Recorder]:
         recorders: list[Recorder] = []
         graph = self.job.rewrite(self.refused, lambda manager: recorders.append(Recorder(manager)))
-        return graph, recorders[0]
+        return graph, recorders[-1]
 
     def _refuse(self, breach: Breach) -> None:
         change = breach.change

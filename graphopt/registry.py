@@ -108,7 +108,7 @@ class Registry:
                 )
             except GraphoptError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PluginError(
                     f"{hook} raised {type(error).__name__}: {error}",
                     where=f"plugin {impl.plugin_name}",
@@ -211,7 +211,7 @@ def _from_entry_point(point: EntryPoint, off: set[str]) -> Plugin:
         module = point.load()
     except GraphoptError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Plugin(point.name, source, reason=f"cannot be imported: {type(error).__name__}: {error}")
     return _plugin(point.name, source, module)
 
@@ -241,7 +241,7 @@ def _from_argument(given: str | ModuleType) -> Plugin:
     except ModuleNotFoundError as error:
         hint = "write the path of a .py file, or the name of an installed module"
         raise PluginError(f"{error}", where=f"--plugin {given}", hint=hint) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"it raised {type(error).__name__}: {error}", where=f"--plugin {given}") from error
 
 

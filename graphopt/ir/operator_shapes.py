@@ -257,3 +257,16 @@ _FUNCTIONS: dict[str, Callable[[gs.Node, int], Answer]] = {
     "ReduceSum": _reduction(13),
     **{f"Reduce{kind}": _reduction(18) for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare")},
 }
+
+
+def clash(old: Type, new: Type) -> str:
+    """'from float32 to int64', 'from 2x3 to 6' where the types prove that the two cannot be one value, else ''."""
+    if old[0] is not None and new[0] is not None and old[0] != new[0]:
+        return f"from {dtypes.name(old[0])} to {dtypes.name(new[0])}"
+    x, y = old[1], new[1]
+    if x is None or y is None:
+        return ""
+    differ = len(x) != len(y) or any(
+        isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(x, y, strict=True)
+    )
+    return f"from shape {shapes.text(x)} to {shapes.text(y)}" if differ else ""

@@ -19,7 +19,17 @@ from .external import Files
 from .graph import extras, new_constant, new_node, new_variable, scopes
 from .order import is_sorted, toposort
 from .shapes import Dim, Shape
-from .validity import Forms, check_bodies, check_calls, check_imports, check_text, label, prose, wrong_kind
+from .validity import (
+    Forms,
+    check_arity,
+    check_bodies,
+    check_calls,
+    check_imports,
+    check_text,
+    label,
+    prose,
+    wrong_kind,
+)
 from .weights import ProtoValues, SparseTensor, read, stored
 from .weights import proto as as_message
 
@@ -68,6 +78,8 @@ class Reader:
         graph._functions = functions
         for scope in scopes(graph):  # graphsurgeon: one list, shared by all
             scope._functions = functions
+        if functions:
+            check_arity(graph, functions)
         graph.producer_name, graph.producer_version = prose(model.producer_name), prose(model.producer_version)
         graph.ir_version = model.ir_version
         graph.doc_string = prose(model.graph.doc_string)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +21,7 @@ from graphopt.errors import GraphoptError, ModelError
 from . import dtypes
 from .graph import peek, scopes
 from .load import collector_off
+from .staging import staging, turn
 from .weights import CHUNK, ExternalValues, SparseTensor, chunks, nbytes, proto
 from .writer import Writer, node_to_proto
 
@@ -35,7 +33,6 @@ LARGEST = (1 << 31) - (1 << 20)
 EXTERNAL_LEAST = 1024
 ALIGNMENT = 4096
 STREAM_LEAST = 64 << 10
-PREFIX = ".graphopt-"
 
 
 def to_proto(graph: gs.Graph, *, weights: str = "inline") -> onnx.ModelProto:
@@ -95,7 +92,7 @@ class Staged:
     def commit(self) -> list[Path]:
         """Move everything into place; the model file last, so that the target is always whole. Returns the files."""
         try:
-            with _turn(self.target.parent):
+            with turn(self.target.parent):
                 return self._commit()
         except OSError as error:
             raise _explained(error, self.target) from error
@@ -120,18 +117,6 @@ class Staged:
             if stale.resolve() not in self._sources and not _is_named(stale, self.target):
                 stale.unlink(missing_ok=True)
         return done[::-1]
-
-
-@contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """One commit per folder at a time, or one process would remove the data that another is about to name."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _data_files(model: Path) -> set[Path]:
@@ -190,18 +175,14 @@ def stage(graph: gs.Graph, path: str | os.PathLike[str], *, external: bool | Non
         _check_target(target, sources)
     except OSError as error:
         raise _explained(error, target) from error
-    folder = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
-        with collector_off():
-            files = _write(graph, folder / target.name, external, weights)
-    except OSError as error:
-        raise _explained(error, target) from error
-    else:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(staging(target.parent))
+            with collector_off():
+                files = _write(graph, folder / target.name, external, weights)
+        except OSError as error:
+            raise _explained(error, target) from error
         yield Staged(folder / target.name, files, target, sources)
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _explained(error: OSError, target: Path) -> GraphoptError:

@@ -121,15 +121,37 @@ def check_text(names: Collection[Any], where: str) -> None:
 
 def check_imports(imports: Iterable[Any], where: str) -> None:
     """Raises ModelError for opset imports that name no domain or no version."""
+    versions: dict[str, int] = {}
     for entry in imports:
         check_text((entry.domain,), where)
         if not 0 <= entry.version < 1 << 31:
             raise ModelError(f"domain {entry.domain!r} has version {entry.version}", where=where)
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            what = f"domain {entry.domain!r} has two versions, {versions[domain]} and {entry.version}"
+            raise ModelError(what, where=where)
 
 
 def prose(text: Any) -> str:
     """Text for people, whatever bytes it is made of."""
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+
+
+def check_arity(graph: gs.Graph, functions: list[gs.Function]) -> None:
+    """Raises ModelError where a call gives or takes more values than its function."""
+    known = {(function.domain or "", function.name, extras(function).overload): function for function in functions}
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            entry = peek(node)
+            called = known.get((node.domain or "", node.op, entry.overload if entry is not None else ""))
+            if called is None:
+                continue
+            given, formal = (len(node.inputs), len(node.outputs)), (len(called.inputs), len(called.outputs))
+            if given[0] > formal[0] or given[1] > formal[1]:
+                raise ModelError(
+                    f"it has {given[0]} inputs and {given[1]} outputs, its function {formal[0]} and {formal[1]}",
+                    where=f"node {node.name!r} ({node.op})",
+                )
 
 
 def check_calls(functions: list[gs.Function]) -> None:

@@ -67,6 +67,18 @@ def execute(
         return Execution([runner.run(one) for one in feeds], note)
 
 
+def free_bytes() -> int:
+    """What the machine, or the control group of this process, has left; 0 where it does not tell."""
+    found = []
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) << 10)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(min(found, default=0), 0)
+
+
 @contextlib.contextmanager
 def as_file(model: Model) -> Iterator[Path]:
     """The model's path; bytes get a temporary file."""
@@ -85,8 +97,12 @@ class Runner:
     A model that kills it is a ChildDied; the next open starts a fresh child.
     """
 
-    def __init__(self, *, threads: int = 0, seconds: float = 3600.0) -> None:
-        """threads: of each operator, 0 = every core of this process. seconds: per loading and per run."""
+    def __init__(self, *, threads: int = 0, seconds: float = 3600.0, memory_bytes: int = 0) -> None:
+        """threads: of each operator, 0 = every core of this process. seconds: per loading and per run.
+
+        memory_bytes: what the child may take beyond files that it maps, 0 = what the machine has left at its start.
+        """
+        self._memory_bytes = memory_bytes
         self._threads = threads or len(os.sched_getaffinity(0))
         self._seconds = seconds
         self._child: subprocess.Popen[str] | None = None
@@ -153,7 +169,7 @@ class Runner:
         paths = [entry or os.getcwd() for entry in sys.path]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "graphopt.numerics.worker"],
+            [sys.executable, "-P", "-m", "graphopt.numerics.worker", str(self._memory_bytes or free_bytes())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

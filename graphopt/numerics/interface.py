@@ -47,6 +47,8 @@ def interface_problems(
 
 
 def _mismatch(what: str, port: Port, other: Port) -> list[str]:
+    if what == "output" and port.kind == "unsupported" and not port.elem_type:
+        return []  # the source declares no type: the run shows what it is
     if port.kind != other.kind:
         return [f"{what} {port.name!r} is a {other.kind} instead of a {port.kind}"]
     if port.elem_type != other.elem_type:

@@ -26,6 +26,7 @@ from .npz import check_feeds, load_npz
 from .ports import input_ports, output_ports, read_outline
 from .randomness import random_outputs
 from .ranges import Input, read_inputs
+from .rounding_error import rounding_breaches
 from .shapes import sample_shapes
 from .source_error import formulas_apart, own_differences, unrepeatable
 from .tolerance import ESCALATION_LIMIT, ROUNDING_FACTOR, escalated, tolerance_for
@@ -79,16 +80,19 @@ def verify(
     precision: str = "fp32",
     threads: int = 0,
     seconds: float = 3600.0,
+    memory_bytes: int = 0,
 ) -> Verification:
     """passed = same inputs and outputs by name, dtype and rank, and at every sample each output within its tolerance.
 
     source, result: files (external data beside them) or bytes. shapes: the profile to sample. inputs: an .npz file or
     arrays, then the only sample. samples: how many, at several shapes where dims are dynamic. precision: in which the
     result computes (config.PRECISIONS). threads: per operator, 0 = all cores. seconds: per loading and per run.
+    memory_bytes: what the child that runs the models may take, 0 = what the machine has left.
 
     A float32 output beyond 1e-5 is held against the source in float64: its bound becomes twice the source's own
     float32 error where that is larger (tolerance.escalated). Outputs that depend on random ops are
-    compared by shape and dtype.
+    compared by shape and dtype. A result with float16, bfloat16 or float8 in it is evaluated once more with rounding
+    after every operator (rounding_error.rounding_breaches).
     Raises UsageError (shapes or inputs do not fit the model) and ModelError (a file is no ONNX model).
     """
     if samples < 1:
@@ -97,7 +101,7 @@ def verify(
     with contextlib.ExitStack() as stack:
         paths = [stack.enter_context(as_file(model)) for model in (source, result)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
-        runner = stack.enter_context(Runner(threads=threads, seconds=seconds))
+        runner = stack.enter_context(Runner(threads=threads, seconds=seconds, memory_bytes=memory_bytes))
         trial = _Trial(paths[0], paths[1], folder, runner, samples, seed, precision)
         status = trial.judge(shapes or Shapes(), inputs)
     return Verification(
@@ -146,6 +150,8 @@ class _Trial:
         verdict = self._run_result([output.name for output in outputs], random)
         if verdict == "failed" and len(self.found) == len(outputs) * len(self.used):
             verdict = self._appeal(random)
+        if verdict == "passed":
+            verdict = self._round(random)
         if random:
             self.notes.append(f"{RANDOM_NOTE} ({', '.join(sorted(random))})")
         return verdict
@@ -276,6 +282,14 @@ class _Trial:
             f"{rest.relative_l2:.3g} apart in float64, where the source's own float32 error is {own.relative_l2:.3g}"
         )
         return dataclasses.replace(found, ok=True, tolerance=bound, reason=reason)
+
+    def _round(self, random: set[str]) -> str:
+        """What computes in low precision is also evaluated with rounding after every operator."""
+        paths, count = (self.source, self.result), len(self.used)
+        wrong, notes = rounding_breaches(self.runner, *paths, count, self._feeds, self._expected, self.precision)
+        self.notes += notes
+        self.found = [d if d.name in random else wrong.get((d.sample, d.name), d) for d in self.found]
+        return self._status()
 
     def _expected(self, sample: int) -> dict[str, Value]:
         return read_values(self._file("expected", sample))

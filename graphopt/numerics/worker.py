@@ -157,7 +157,17 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
         answers.flush()
 
 
+def _limit_memory(most: int) -> None:
+    """An allocation beyond it fails with a message, instead of the machine ending some process."""
+    import resource
+
+    if most > 0:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (most if hard < 0 else min(most, hard), hard))
+
+
 def main() -> None:
+    _limit_memory(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     # Native code prints to descriptor 1; the answers get a descriptor of their own.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -112,7 +112,11 @@ class Manager:
                     changed += self._unless_clean(entries[0].name, partial(self._rules, entries), proves=True)
                 else:
                     for one in entries:
-                        changed += self._unless_clean(one.name, partial(self._function, one))
+                        try:
+                            changed += self._unless_clean(one.name, partial(self._function, one))
+                        except PassError as error:
+                            error.culprit = error.culprit or one.name
+                            raise
             if not changed:
                 return total
             total += changed
@@ -171,7 +175,7 @@ class Manager:
             claimed = run.function(self.graph, self.target, **({"model": self.model} if through_editor else {}))
         except GraphoptError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PassError(
                 f"it raised {type(error).__name__}: {error}", where=where, hint=f"leave it out with --skip {one.name}"
             ) from error

@@ -20,6 +20,7 @@ from graphopt.ir.edits import Editor, inherit
 from graphopt.ir.fingerprint import fingerprint
 from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Custom, Inference
+from graphopt.ir.operator_shapes import clash
 
 from .build import Ops, Skip
 from .guard import Fits, guards
@@ -79,6 +80,8 @@ class Model:
 
     def __init__(self, graph: gs.Graph, custom: Custom | None = None) -> None:
         self.graph = graph
+        self.source_bytes: int | None = None
+        """The weights before anything was folded, once that is asked for."""
         self.inference = Inference(graph, custom)
         self._edits = 0
         self._opsets: dict[int, list[Any]] = {}
@@ -251,7 +254,11 @@ class Worklist:
                 if not fits(node):
                     continue
                 started = perf_counter()
-                changed = self._try(one, node, matcher)
+                try:
+                    changed = self._try(one, node, matcher)
+                except PassError as error:
+                    error.culprit = error.culprit or one.name
+                    raise
                 self.fired[one.name].seconds += perf_counter() - started
                 if changed:
                     done += 1
@@ -300,7 +307,7 @@ class Worklist:
             reason = str(skip) or "the rule skipped it"
         except (GraphoptError, Enough):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PassError(
                 f"pass {one.name} of plugin {one.plugin} raised {type(error).__name__}: {error}",
                 where=f"node {node.name!r} ({node.op})",
@@ -330,9 +337,21 @@ class Worklist:
             if value is None:
                 raise PassError("rewrite() returned None", where=where, hint="raise graphopt.Skip(reason) to leave it")
             tensor = ops.value(value, old)
-            _same_type(old, tensor, where)
+            if wrong := clash((dtypes.of(old), shapes.of(old)), (dtypes.of(tensor), shapes.of(tensor))):
+                self._blame_the_model(match, ops)
+                raise PassError(f"the rewrite changes {old.name!r} {wrong}", where=where)
             new.append(tensor)
         return new
+
+    def _blame_the_model(self, match: Match, ops: Ops) -> None:
+        """Raise Skip where a node of the match does not fit its operands, or what the model declares of its outputs."""
+        for node in match.nodes:
+            given = self.model.inference.outputs(node, ops._imports)
+            if given is None:
+                raise Skip(f"what {node.op} {node.name!r} gives cannot be told: its operands may not fit it")
+            for tensor, kind in zip(node.outputs, given, strict=False):
+                if wrong := clash(kind, (dtypes.of(tensor), shapes.of(tensor))):
+                    raise Skip(f"the model changes {tensor.name!r} {wrong} by what it declares")
 
     def _apply(self, one: Entry, match: Match, new: list[gs.Tensor], ops: Ops) -> None:
         editor = self.model.editor
@@ -379,20 +398,3 @@ class Worklist:
                     seen[id(node)] = node
                     found.append(node)
         return found
-
-
-def _same_type(old: gs.Tensor, new: gs.Tensor, where: str) -> None:
-    """Raise PassError where the types prove that the two cannot be one value."""
-    a, b = dtypes.of(old), dtypes.of(new)
-    if a is not None and b is not None and a != b:
-        raise PassError(f"the rewrite changes {old.name!r} from {dtypes.name(a)} to {dtypes.name(b)}", where=where)
-    x, y = shapes.of(old), shapes.of(new)
-    if x is None or y is None:
-        return
-    clash = len(x) != len(y) or any(
-        isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(x, y, strict=True)
-    )
-    if clash:
-        raise PassError(
-            f"the rewrite changes the shape of {old.name!r} from {shapes.text(x)} to {shapes.text(y)}", where=where
-        )

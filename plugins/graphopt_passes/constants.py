@@ -14,7 +14,7 @@ import graphopt
 from graphopt.config import Limits, Target
 from graphopt.ir import dtypes, shapes
 from graphopt.ir.graph import new_constant, scopes, subgraphs
-from graphopt.ir.save import node_to_proto
+from graphopt.ir.save import constants, node_to_proto
 from graphopt.ir.weights import nbytes, read
 from graphopt.rewrite.spelling import RANDOM, is_standard, schema
 from graphopt.rewrite.value import lifted
@@ -30,7 +30,10 @@ NEVER = RANDOM | frozenset(
 """Random, quantization (TensorRT reads precision from it), control flow, and what yields no tensor."""
 
 _LIMIT = Limits().fold_bytes
+_MOST = 8 * _LIMIT
+"""All folded constants together may grow to this size beyond four times the source's weights."""
 _NARROW_LIMIT = 1 << 10
+_MAKERS = frozenset("ConstantOfShape Expand Tile Range OneHot Resize EyeLike Pad".split())
 
 
 @graphopt.pass_("canonicalize", ops=["Constant"])
@@ -67,7 +70,7 @@ def fold_constants(graph: gs.Graph, target: Target, model: Model) -> int:
         return 0
     for home in (graph, *graph.functions):
         local = {(function.domain or "", function.name) for function in graph.functions}
-        nodes = _foldable(home, model, local)
+        nodes = _within(_growth(graph, model), _foldable(home, model, local))
         if nodes:
             changes += _replace(nodes, _evaluate(nodes, home, model), model)
     return changes
@@ -96,6 +99,28 @@ def _foldable(home: gs.Graph, model: Model, local: set[tuple[str, str]]) -> list
     return found
 
 
+def _growth(graph: gs.Graph, model: Model) -> int:
+    """How many bytes of constants may still be made: what is folded may be folded again, and double each time."""
+    now = sum(map(nbytes, constants(graph)))
+    if model.source_bytes is None:
+        model.source_bytes = now
+    return 4 * model.source_bytes + _MOST - now
+
+
+def _within(room: int, nodes: list[gs.Node]) -> list[gs.Node]:
+    """The first nodes whose results fit into so many bytes."""
+    for count, node in enumerate(nodes):
+        room -= _makes(node)
+        if room < 0:
+            return nodes[:count]
+    return nodes
+
+
+def _makes(node: gs.Node) -> int:
+    volumes = [(shapes.volume(shapes.of(tensor)), tensor) for tensor in node.outputs]
+    return sum((volume or 0) * dtypes.bits(dtypes.of(tensor) or np.float32) // 8 for volume, tensor in volumes)
+
+
 def _has_references(node: gs.Node) -> bool:
     return any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()) or any(subgraphs(node))
 
@@ -118,15 +143,9 @@ def _is_small_enough(node: gs.Node) -> bool:
     narrow = any(
         isinstance(t, gs.Constant) and dtypes.bits(t.dtype) <= 8 and nbytes(t) > _NARROW_LIMIT for t in node.inputs
     )
-    makes = 0
-    for tensor in node.outputs:
-        volume = shapes.volume(shapes.of(tensor))
-        if volume is None:
-            if node.op in ("ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Resize", "EyeLike", "Pad"):
-                return False
-            continue
-        makes += volume * dtypes.bits(dtypes.of(tensor) or np.float32) // 8
-    return makes <= reads + (_NARROW_LIMIT if narrow else _LIMIT)
+    if node.op in _MAKERS and any(shapes.volume(shapes.of(tensor)) is None for tensor in node.outputs):
+        return False
+    return _makes(node) <= reads + (_NARROW_LIMIT if narrow else _LIMIT)
 
 
 def _needed(nodes: list[gs.Node], model: Model) -> list[gs.Tensor]:

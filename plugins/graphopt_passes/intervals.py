@@ -28,6 +28,8 @@ def intervals(
     first, last = columns[0].ravel().tolist(), columns[1].ravel().tolist()
     along = list(range(len(first))) if columns[2] is None else columns[2].ravel().tolist()
     step = [1] * len(first) if columns[3] is None else columns[3].ravel().tolist()
+    if not len(first) == len(last) == len(along) == len(step):
+        return None  # no valid Slice
     if rank is None and any(axis < 0 for axis in along):
         return None
     along = [axis + rank if axis < 0 and rank is not None else axis for axis in along]

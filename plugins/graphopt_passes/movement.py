@@ -42,6 +42,8 @@ class ReshapeInsteadOfTranspose(graphopt.Rule):
         shape = x.shape
         if shape is None or perm is None:
             return "the rank is unknown"
+        if sorted(perm) != list(range(len(shape))):
+            return "it is no permutation of the dimensions"
         moved = [axis for axis in perm if shape[axis] != 1]
         return None if moved == sorted(moved) else "it moves dimensions that may differ from 1"
 

@@ -198,6 +198,8 @@ class RemoveFullSlice(NoOp):
         along = list(range(len(start))) if axes is None else _numbers(axes)
         step = [1] * len(start) if steps is None else _numbers(steps)
         shape = x.shape
+        if not len(start) == len(end) == len(along) == len(step):
+            return "it is no valid Slice"
         for a, b, axis, by in zip(start, end, along, step, strict=True):
             dim = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
             from_first = a == 0 or (isinstance(dim, int) and a <= -dim)

@@ -97,7 +97,10 @@ class Facts:
             shape = self._declared(output)
             if shape is not None and all(isinstance(dim, int) for dim in shape):
                 continue
-            found = self._infer(node, number, opset)
+            try:
+                found = self._infer(node, number, opset)
+            except (IndexError, StopIteration, TypeError, ZeroDivisionError):
+                continue  # operands that do not fit their operator; who runs the model will say so
             if found is None or (shape is not None and len(found) != len(shape)):
                 continue
             declared = self.dims(output) or (None,) * len(found)
