@@ -253,6 +253,7 @@ def test_the_json_mirrors_the_result() -> None:
         "passes",
         "verification",
         "refused",
+        "not_lowered",
         "build",
         "outputs",
         "seconds",

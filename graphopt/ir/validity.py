@@ -156,20 +156,23 @@ def check_arity(graph: gs.Graph, functions: list[gs.Function]) -> None:
 
 def check_calls(functions: list[gs.Function]) -> None:
     """Raises ModelError where two functions have one name, or functions call each other in a circle."""
-    import networkx as nx
-
     known = [(function.domain or "", function.name, extras(function).overload) for function in functions]
     if len(set(known)) != len(known):
         raise ModelError(f"function {next(one for one in known if known.count(one) > 1)[1]!r} is defined twice")
-    calls = nx.DiGraph()
-    calls.add_nodes_from(known)
+    names = set(known)
+    edges = []
     for caller, function in zip(known, functions, strict=True):
         for scope in scopes(function, functions=False):
             for node in scope.nodes:
                 entry = peek(node)
                 called = (node.domain or "", node.op, entry.overload if entry is not None else "")
-                if called in calls:
-                    calls.add_edge(caller, called)
+                if called in names:
+                    edges.append((caller, called))
+    if not edges:
+        return
+    import networkx as nx  # half of a run's import time
+
+    calls = nx.DiGraph(edges)
     if not nx.is_directed_acyclic_graph(calls):
         cycle = nx.find_cycle(calls)
         raise ModelError(f"functions call each other in a circle: {' -> '.join(edge[0][1] for edge in cycle)}")

@@ -13,6 +13,7 @@ from graphopt.ir.graph import scopes
 from graphopt.rewrite.build import Ops, Skip
 from graphopt.rewrite.pattern import Traced, _depth
 from graphopt.rewrite.rule import Entry, Rule, kebab
+from graphopt.rewrite.value import Value
 
 from .facts import fit, known, outputs_of, shape_of, wrong_dtype
 from .find import Found, Simplify, find
@@ -56,6 +57,11 @@ class Lower(Rule):
         for name, tensor in tensors.items():
             if tensor is None:
                 return f"dtype or rank of {name} is unknown"
+        most = max(tensor.rank for tensor in tensors.values() if tensor is not None)
+        for name in self.found.templates:
+            constant = bound[name].const if isinstance(bound[name], Value) else None
+            if constant is not None and constant.ndim > most:
+                return f"a constant of {constant.ndim} axes makes the result larger than its inputs"
         reason = wrong_dtype(layer, tensors) or fit(layer, tensors)
         if reason is None:
             reason = layer.check(*(tensors.get(name) for name in layer.inputs))

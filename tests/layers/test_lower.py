@@ -82,6 +82,18 @@ def test_a_weight_of_another_shape_is_left_alone() -> None:
     assert any("weight has 3 axes" in text for text in vetoes)
 
 
+def test_a_constant_that_adds_an_axis_is_left_alone() -> None:
+    source = model(
+        "g (float[2,64] x) => (float[1,2,64] z) {"
+        " p = Mul(x, x) m = ReduceMean<axes=[-1], keepdims=1>(p) a = Add(m, e) s = Sqrt(a) n = Div(x, s)"
+        " y = Mul(n, g) z = Relu(y) }",
+        weights={"e": np.full((1, 1, 1), 1e-5, np.float32), "g": (64,)},
+    )
+    result = lowered(source)
+    assert result.status == "ok"
+    assert not result.model.functions
+
+
 def test_a_shared_inner_value_is_left_alone() -> None:
     source = model(
         "g (float[2,64] x) => (float[2,64] y, float[2,1] m) {"
