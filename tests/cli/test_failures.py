@@ -125,7 +125,7 @@ def pass_that_raises(folder: Path) -> list[str]:
         "import graphopt\n@graphopt.pass_()\ndef melt(graph, target):\n    return 1 / 0\n"
         "@graphopt.hookimpl\ndef graphopt_passes():\n    return [melt]\n"
     )
-    return ["--plugin", "bad.py"]
+    return ["--plugin", "bad.py", "--strict"]
 
 
 CASES: list[tuple[Callable[[Path], list[str]], str]] = [

@@ -27,10 +27,10 @@ def test_the_healthy_models_are_healthy() -> None:
 
 
 def test_a_sample_of_hostile_models() -> None:
-    tally = fuzz(0, 150, verify_every=30)
+    tally = fuzz(0, 80, verify_every=30)
     assert not tally.findings
-    assert sum(tally.outcomes.values()) == 150
-    assert tally.outcomes["done"] > 20, "most of them would be refused at the door"
+    assert sum(tally.outcomes.values()) == 80
+    assert tally.outcomes["done"] > 10, "most of them would be refused at the door"
 
 
 @pytest.mark.full
@@ -62,7 +62,7 @@ def test_the_commands_answer_without_a_traceback(words: tuple[str, ...], tmp_pat
         "    except SystemExit as left: assert left.code in (0, 1), (name, left.code)\n"
         "print('all', file=sys.stderr)"
     )
-    seeds = range(500, 540)
+    seeds = range(500, 515)
     for seed in seeds:
         (tmp_path / f"{seed}.onnx").write_bytes(hostile(seed))
     onnx.save(onnx.ModelProto.FromString(bases()[0]), tmp_path / "m.onnx")

@@ -131,7 +131,14 @@ class Graph:
             mark = len(self.nodes), len(self.weights), len(self.values)
             try:
                 self.rng.choice(STEPS)(self)
-            except (Rejected, onnx.shape_inference.InferenceError, onnx.defs.SchemaError, ValueError, IndexError):
+            except (
+                Rejected,
+                onnx.shape_inference.InferenceError,
+                onnx.defs.SchemaError,
+                ArithmeticError,
+                LookupError,
+                ValueError,
+            ):
                 del self.nodes[mark[0] :], self.weights[mark[1] :], self.values[mark[2] :]
 
     def model(self, outputs: list[str] | None = None, *, typical: bool = False) -> onnx.ModelProto:
@@ -192,12 +199,14 @@ def _binary(g: Graph) -> None:
     x = g.pick()
     if g.rng.random() < 0.65:
         shape = g.beside(x[2])
+        if op == "PRelu" and len(shape) > len(x[2]):
+            raise Rejected  # its slope broadcasts to x, not the other way round
         other = g.const(g.floats(shape, positive=op == "Div"))
         if op == "Pow":
             other = g.const(np.full(shape, g.rng.choice((2.0, 3.0, 1.0, 0.0, 2.0))), np.float32)
     else:
         other = g.pick()[0]
-        if op in ("Pow", "Div"):
+        if op in ("Pow", "Div", "PRelu"):
             raise Rejected
     inputs = [x[0], other]
     if g.rng.random() < 0.35 and op not in ("Pow", "PRelu", "Div"):
