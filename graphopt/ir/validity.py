@@ -127,11 +127,6 @@ def check_imports(imports: Iterable[Any], where: str) -> None:
             raise ModelError(f"domain {entry.domain!r} has version {entry.version}", where=where)
 
 
-def prose(text: Any) -> str:
-    """Text for people, whatever bytes it is made of."""
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-
-
 def check_calls(functions: list[gs.Function]) -> None:
     """Raises ModelError where two functions have one name, or functions call each other in a circle."""
     import networkx as nx

@@ -22,7 +22,8 @@ from .attributes import text
 
 KEEP_BYTES = 1 << 20
 """Values read from a file up to this size stay in memory."""
-CHUNK = 8 << 20
+CHUNK = 1 << 20
+"""Streamed in pieces that the allocator keeps: larger ones are mapped afresh each time, at twice the CPU time."""
 _SAMPLE = 1 << 12
 """Smaller values are hashed as a whole."""
 _LARGEST = 1 << 56
@@ -294,4 +295,13 @@ def proto(constant: gs.Constant, name: str | None = None) -> onnx.TensorProto:
         copy.CopyFrom(values.tensor)
         copy.name = constant.name if name is None else name
         return copy
-    return numpy_helper.from_array(np.asarray(read(constant), order="C"), constant.name if name is None else name)
+    array, name = np.asarray(read(constant), order="C"), constant.name if name is None else name
+    if array.dtype in _PLAIN:
+        made = onnx.TensorProto(data_type=_PLAIN[array.dtype], dims=array.shape, raw_data=array.tobytes())
+        made.name = name
+        return made
+    return numpy_helper.from_array(array, name)
+
+
+_PLAIN = {np.dtype(code).newbyteorder("<"): dtypes.to_onnx(np.dtype(code)) for code in "?bBhHiIlLefd"}
+"""Dtypes whose stored bytes are NumPy's own."""
