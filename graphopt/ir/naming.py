@@ -39,9 +39,11 @@ def _settle(root: gs.Graph, homes: dict[int, list[gs.Constant]]) -> None:
     around: dict[int, gs.Graph] = {}
 
     def claim(tensor: gs.Constant, scope: gs.Graph) -> None:
-        known = found.setdefault(id(tensor), (tensor, scope))[1]
-        if known is not scope:
-            found[id(tensor)] = (tensor, _common(known, scope, around))
+        known = found.get(id(tensor))
+        if known is None:
+            found[id(tensor)] = (tensor, scope)
+        elif known[1] is not scope:
+            found[id(tensor)] = (tensor, _common(known[1], scope, around))
 
     fed: set[int] = set()
     for scope in scopes(root, functions=False):
@@ -100,11 +102,13 @@ def _rename(root: gs.Graph, plan: Plan) -> None:
                     clashes.append(tensor)
                 continue
             mine = id(tensor)
-            clash = names.setdefault(name, mine) != mine
-            for known in outer:
-                clash = clash or known.get(name, mine) != mine
-            if clash:
+            if names.setdefault(name, mine) != mine:
                 clashes.append(tensor)
+                continue
+            for known in outer:
+                if name in known and known[name] != mine:
+                    clashes.append(tensor)
+                    break
         for node in scope.nodes:
             if node.attrs:
                 pending.extend((body, inner) for body in subgraphs(node))

@@ -12,24 +12,14 @@ from onnx import AttributeProto, numpy_helper
 
 from graphopt.errors import ModelError
 
-from . import dtypes
 from .attributes import PLAIN, node_names, reference
 from .chain import Chain
+from .declared import prose, read_type
 from .external import Files
 from .graph import extras, new_constant, new_node, new_variable, scopes
 from .order import is_sorted, toposort
-from .shapes import Dim, Shape
-from .validity import (
-    Forms,
-    check_arity,
-    check_bodies,
-    check_calls,
-    check_imports,
-    check_text,
-    label,
-    prose,
-    wrong_kind,
-)
+from .shapes import Shape
+from .validity import Forms, check_arity, check_bodies, check_calls, check_imports, check_text, label, wrong_kind
 from .weights import ProtoValues, SparseTensor, read, stored
 from .weights import proto as as_message
 
@@ -129,7 +119,7 @@ class Reader:
             key = kind.SerializeToString()
             found = self._types.get(key)
             if found is None:
-                found = self._types[key] = _type(kind, info.name)
+                found = self._types[key] = read_type(kind, info.name)
             which, dtype, shape, plain = found
             if which:
                 tensor.type = which
@@ -384,30 +374,6 @@ class Reader:
 
 def _opset(imports: Iterable[Any]) -> int | None:
     return next((int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx")), None)
-
-
-def _type(kind: onnx.TypeProto, name: str) -> tuple[str, Any, Shape, bool]:
-    """(which type, dtype, shape, whether that is all it says) of a value called `name`."""
-    which = kind.WhichOneof("value") or ""
-    if which != "tensor_type":
-        return which, None, None, not which
-    known = kind.tensor_type
-    number = known.elem_type
-    dtype = dtypes.from_onnx(number)
-    if dtype is None and number:
-        raise ModelError(f"value {name!r} has the unknown dtype {number}")
-    plain, shape = not kind.denotation, None
-    if known.HasField("shape"):
-        plain = plain and not any(dim.denotation for dim in known.shape.dim)
-        shape = tuple(map(_dim, known.shape.dim)) if number else None
-    return which, dtype, shape, plain
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    kind = dim.WhichOneof("value")
-    if kind == "dim_value":
-        return int(dim.dim_value) if dim.dim_value >= 0 else None
-    return prose(dim.dim_param) or None if kind else None
 
 
 def _metadata(holder: Any) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -41,12 +41,18 @@ def to_proto(graph: gs.Graph, *, weights: str = "inline") -> onnx.ModelProto:
     Raises:
         ModelError: it is beyond protobuf's 2 GB, or no valid model.
     """
-    if weights == "inline":
-        total = sum(map(nbytes, constants(graph)))
-        if total > INLINE_LIMIT:
+    written = 0
+
+    def counted(constant: gs.Constant) -> TensorProto:
+        nonlocal written
+        written += nbytes(constant)
+        if written > INLINE_LIMIT:
+            total = sum(map(nbytes, constants(graph)))
             raise ModelError(f"{total / 1e9:.1f} GB of weights do not fit into one message", hint="write it to a file")
+        return proto(constant)
+
     with collector_off():
-        return Writer(graph, proto if weights == "inline" else _hollow).model()
+        return Writer(graph, counted if weights == "inline" else _hollow).model()
 
 
 def constants(graph: gs.Graph) -> list[gs.Constant]:
@@ -102,6 +108,8 @@ class Staged:
         done: list[Path] = []
         fresh: list[Path] = []
         try:
+            for path in self.files:
+                _sync(path)
             for path in [*self.files[1:], self.files[0]]:
                 final = self.target.parent / path.name
                 if not final.exists():
@@ -112,7 +120,7 @@ class Staged:
             for path in fresh:
                 path.unlink(missing_ok=True)
             raise
-        _sync_folder(self.target.parent)
+        _sync(self.target.parent)
         for stale in old - set(done):
             if stale.resolve() not in self._sources and not _is_named(stale, self.target):
                 stale.unlink(missing_ok=True)
@@ -215,7 +223,7 @@ def _write(graph: gs.Graph, path: Path, external: bool | None, weights: list[gs.
 def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> list[Path]:
     inner = {id(value) for scope in scopes(graph) for node in scope.nodes for value in node.attrs.values()}
     places: dict[Any, int] = {}
-    state = hashlib.blake2b(digest_size=4)
+    state = 0
     data = path.parent / "weights"
     with data.open("wb") as file:
         for constant in weights:
@@ -227,12 +235,11 @@ def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> 
                 continue
             at = file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
             places[_content(constant)] = at
-            state.update(f"{at}:{size};".encode())
+            state = zlib.crc32(f"{at}:{size};".encode(), state)
             for piece in chunks(constant):
-                state.update(piece)
+                state = zlib.crc32(piece, state)
                 file.write(piece)
-        _sync(file)
-    name = f"{path.name}.{state.hexdigest()}.data"
+    name = f"{path.name}.{state:08x}.data"
     os.replace(data, path.parent / name)
 
     def tensor(constant: gs.Constant) -> TensorProto:
@@ -247,7 +254,6 @@ def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> 
 
     with path.open("wb") as file:
         file.write(_serialized(Writer(graph, tensor).model()))
-        _sync(file)
     return [path, path.parent / name]
 
 
@@ -284,7 +290,6 @@ def _write_inline(graph: gs.Graph, path: Path) -> None:
             file.write(head)
             for piece in chunks(constant):
                 file.write(piece)
-        _sync(file)
 
 
 _RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
@@ -310,16 +315,11 @@ def _field(number: int, length: int) -> bytes:
     return bytes(result)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Without it a power cut may undo the renaming; some file systems cannot."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, survive a power cut; some file systems cannot."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):
             os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -132,11 +132,6 @@ def check_imports(imports: Iterable[Any], where: str) -> None:
             raise ModelError(what, where=where)
 
 
-def prose(text: Any) -> str:
-    """Text for people, whatever bytes it is made of."""
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-
-
 def check_arity(graph: gs.Graph, functions: list[gs.Function]) -> None:
     """Raises ModelError where a call gives or takes more values than its function."""
     known = {(function.domain or "", function.name, extras(function).overload): function for function in functions}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +20,10 @@ from graphopt.errors import ModelError
 from . import dtypes
 from .attributes import text
 
-_PLAIN = frozenset("float32 float64 float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split())
 KEEP_BYTES = 1 << 20
 """Values read from a file up to this size stay in memory."""
-CHUNK = 8 << 20
+CHUNK = 1 << 20
+"""Streamed in pieces that the allocator keeps: larger ones are mapped afresh each time, at twice the CPU time."""
 _SAMPLE = 1 << 12
 """Smaller values are hashed as a whole."""
 _LARGEST = 1 << 56
@@ -104,7 +103,7 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
             if self.dtype.kind == "O":  # numpy_helper refuses bytes that are no UTF-8
                 items = [text(item) for item in self.tensor.string_data]
                 array = np.fromiter(items, object, len(items)).reshape(self.shape)
-            elif self.dtype.name in _PLAIN and sys.byteorder == "little" and len(data := self.tensor.raw_data):
+            elif self.dtype in _PLAIN and len(data := self.tensor.raw_data):
                 array = np.frombuffer(data, self.dtype).reshape(self.shape)  # what to_array does, ten times as slowly
             else:
                 array = numpy_helper.to_array(self.tensor)
@@ -298,4 +297,13 @@ def proto(constant: gs.Constant, name: str | None = None) -> onnx.TensorProto:
         copy.CopyFrom(values.tensor)
         copy.name = constant.name if name is None else name
         return copy
-    return numpy_helper.from_array(np.asarray(read(constant), order="C"), constant.name if name is None else name)
+    array, name = np.asarray(read(constant), order="C"), constant.name if name is None else name
+    if array.dtype in _PLAIN:
+        made = onnx.TensorProto(data_type=_PLAIN[array.dtype], dims=array.shape, raw_data=array.tobytes())
+        made.name = name
+        return made
+    return numpy_helper.from_array(array, name)
+
+
+_PLAIN = {np.dtype(code).newbyteorder("<"): dtypes.to_onnx(np.dtype(code)) for code in "?bBhHiIlLefd"}
+"""Dtypes whose stored bytes are NumPy's own."""

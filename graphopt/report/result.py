@@ -40,20 +40,22 @@ def describe(graph: gs.Graph) -> Description:
     """Count a model; each weight once, however many nodes share it."""
     from graphopt.ir import dtypes, shapes
 
-    weights = 0
-    seen: set[int] = set()
+    weights: dict[int, gs.Constant] = {}
     for scope in scopes(graph):
         for node in scope.nodes:
-            held = [value for value in node.attrs.values() if type(value) is gs.Constant] if node.attrs else ()
-            for tensor in (*node.inputs, *held):
-                if type(tensor) is gs.Constant and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    weights += nbytes(tensor)
+            for tensor in node.inputs:
+                if type(tensor) is gs.Constant:
+                    weights[id(tensor)] = tensor
+            if node.attrs:
+                for value in node.attrs.values():
+                    if type(value) is gs.Constant:
+                        weights[id(value)] = value
 
     def ports(tensors: list[gs.Tensor]) -> dict[str, str]:
         return {t.name: f"{dtypes.name(dtypes.of(t))} {shapes.text(shapes.of(t))}" for t in tensors}
 
-    return Description(node_count(graph), weights, ports(graph.inputs), ports(graph.outputs), int(graph.opset))
+    total = sum(map(nbytes, weights.values()))
+    return Description(node_count(graph), total, ports(graph.inputs), ports(graph.outputs), int(graph.opset))
 
 
 @dataclass

@@ -66,7 +66,7 @@ def test_killed_while_staging(tmp_path: Path, external: bool) -> None:
     save(large(8), tmp_path / "m.onnx")
     code = (
         "import os, sys; from graphopt.ir import save; from graphopt.ir.load import load\n"
-        "save._sync = lambda file: (file.flush(), print('here', flush=True), sys.stdin.read())\n"
+        "save._sync = lambda path: (print('here', flush=True), sys.stdin.read())\n"
         f"save.write(load('m.onnx'), 'o.onnx', external={external})"
     )
     child = subprocess.Popen(
