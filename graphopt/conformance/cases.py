@@ -123,7 +123,7 @@ def _sizes(layer: Layer, quick: bool) -> Iterator[tuple[dict[str, Any], dict[str
         return
     for turn, size in enumerate(SIZES[:5] if quick else SIZES):
         sizes = {name: SIZES[(turn + 2 * at) % len(SIZES)] if at else size for at, name in enumerate(named)}
-        yield {"...": leads[turn % 2], **sizes}, {}
+        yield {"...": leads[turn % len(leads[:2])], **sizes}, {}
     for lead in leads[2:6] if quick else leads[2:]:
         many = int(np.prod(lead)) > 5000
         yield {"...": lead, **{name: 3 if many else 33 for name in named}}, {}

@@ -104,7 +104,7 @@ def check_layer(
         outcome.findings += _without_gpu(case, known)
         if device is not None:
             outcome.findings += device.check(case, known[_key(case)])
-    if device is not None:
+    if device is not None and outcome.ok:
         outcome.timings = device.timings(every)
     return outcome
 

@@ -137,6 +137,8 @@ class Run:
             for poison in POISON:
                 for shift in (0, 1):
                     yield from self._once(text, want, poison, shift, tactic, first)
+            if not first:
+                continue  # it wrote where it must not: nothing more can be told
             if self.case.layer.in_place:
                 yield self._in_place(text, want, tactic)
             yield self._quiet(text, tactic, first)
