@@ -65,6 +65,8 @@ class Findings:
     changes: int = 0
     compared: int = 0
     """Changes whose numbers were compared on their own."""
+    unseen: int = 0
+    """Changes that could not be, and are covered by the comparison of the whole only."""
     samples: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -74,6 +76,7 @@ class Findings:
         return {
             "changes": self.changes,
             "compared": self.compared,
+            "unseen": self.unseen,
             "samples": self.samples,
             "notes": self.notes,
             "seconds": round(self.seconds, 3),
@@ -110,6 +113,7 @@ def check_each(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
         runner = stack.enter_context(Runner(threads=threads, seconds=seconds))
         _Each(recorder, folder, runner, findings).look(wanted, samples if inputs is None else 1)
+    findings.unseen += sum(bool(change.unseen) for change in recorder.changes)
     unseen = {change.unseen for change in recorder.changes if change.unseen}
     findings.notes += [f"not compared on its own, only as part of the whole: {reason}" for reason in sorted(unseen)]
     findings.seconds = time.perf_counter() - began
@@ -151,7 +155,10 @@ class _Each:
                 rooms.setdefault(pair.room, []).append((change, pair))
         used: dict[str, None] = {}
         for room in sorted(rooms):
-            used.update(dict.fromkeys(self._room(room, rooms[room], samples, most)))
+            labels = self._room(room, rooms[room], samples, most)
+            used.update(dict.fromkeys(labels))
+            if not labels:
+                self.findings.unseen += len({change.number for change, _ in rooms[room]} - set(self.suspicious))
         self.findings.samples = list(used)
         self.findings.compared = len({change.number for pairs in rooms.values() for change, _ in pairs} if used else ())
         lost = [label for label in self.failed if label not in used]
@@ -276,7 +283,8 @@ class _Each:
         return [
             (change, pair)
             for change, pair in pairs
-            if all(lines[i].tag != tag for i in self.program.needed([pair.expected, pair.actual])[0])
+            if change.number != culprit
+            and all(lines[i].tag != tag for i in self.program.needed([pair.expected, pair.actual])[0])
         ]
 
     def _suspect(self, number: int, sample: Sample | None, pairs: list[tuple[Change, Pair]]) -> None:

@@ -157,7 +157,7 @@ class Recorder:
         old = self._snapshot
         assert old is not None
         new = self._snapshot = freeze_all(self.graph)
-        change.problems += _dangling(new)
+        change.problems += _dangling(new) if not _dangling(old) else []
         self.rooms.learn(new)
         for key, scope in new.items():
             before = old.get(key)
