@@ -200,6 +200,7 @@ class _Each:
                     live = self._open(live)
                     if culprit is None:
                         break
+                    continue
                 except ExecutionError as error:
                     culprit = self._culprit(error)
                     if culprit is None:
