@@ -158,7 +158,8 @@ class Check:
             if found.status == "passed" or (found.status == "unverified" and not strict):
                 break
             if found.status == "unverified":
-                raise VerificationError(f"nothing could be proved: {_reasons(found)}", hint="leave out --strict")
+                what = "nothing was proved as a whole" if found.outputs else "the source could not be run"
+                raise VerificationError(f"{what}: {_reasons(found)}", hint="leave out --strict")
             culprit, node = self._culprit(stack, refused)
             what = f"pass {culprit}{f' at node {node!r}' if node else ''}" if culprit else "writing the model"
             worst = next((str(one) for one in found.outputs if not one.ok), "; ".join(found.notes))

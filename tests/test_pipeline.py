@@ -252,6 +252,7 @@ def test_the_json_mirrors_the_result() -> None:
         "opset",
         "passes",
         "verification",
+        "each",
         "refused",
         "not_lowered",
         "build",
