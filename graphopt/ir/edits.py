@@ -36,6 +36,8 @@ class Editor:
         self._function: dict[int, gs.Graph] = {}
         self._fed: set[int] = set()
         self._names: set[str] = set()
+        self._stems: dict[str, str] = {}
+        """Name made by `fresh` -> what it was made from, so that numbers do not pile up."""
         self._added: dict[int, tuple[gs.Graph, list[gs.Node]]] = {}
         self._touched: dict[int, gs.Graph] = {}
         self._count = 0
@@ -109,12 +111,14 @@ class Editor:
 
     def fresh(self, stem: str) -> str:
         """A name that nothing in the model has, close to `stem`."""
+        stem = self._stems.get(stem, stem)
         name, number = stem or "value", 0
         while name in self._names:
             number = max(number + 1, self._count)
             name = f"{stem}_{number}"
         if number:
             self._count = number + 1
+            self._stems[name] = stem
         self._names.add(name)
         return name
 

@@ -26,12 +26,21 @@ class Skip(Exception):
 class Ops:
     """Makes the nodes of one rewrite; they join the graph when it succeeds, and vanish when it does not."""
 
-    def __init__(self, editor: Editor, inference: Inference, at: gs.Node, opset: int, imports: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        editor: Editor,
+        inference: Inference,
+        at: gs.Node,
+        opset: int,
+        imports: Sequence[Any],
+        replaced: Sequence[gs.Node] = (),
+    ) -> None:
         self._editor = editor
         self._inference = inference
         self._at = at
         self._domain = ""
         self._imports = imports
+        self._replaced = replaced
         self.opset = opset
         """The opset of the model or function that is being rewritten."""
         self.made: list[gs.Node] = []
@@ -74,11 +83,17 @@ class Ops:
             if len(operands) > found.max_input:
                 raise Skip(f"{name} takes at most {found.max_input} inputs at opset {self.opset}")
         tensors = [self._tensor(name, slot, value, operands) for slot, value in enumerate(operands)]
-        made = [new_variable(self._editor.fresh(f"{name}_out")) for _ in range(outputs)]
-        node = new_node(name, tensors, made, attrs, name=self._editor.fresh(name), domain=self._domain)
+        called = self._editor.fresh(self._stem(name))
+        made = [new_variable(self._editor.fresh(f"{called}_out")) for _ in range(outputs)]
+        node = new_node(name, tensors, made, attrs, name=called, domain=self._domain)
         self.made.append(node)
         values = tuple(Value(tensor, ops=self) for tensor in made)
         return values[0] if outputs == 1 else values
+
+    def _stem(self, op: str) -> str:
+        """A new node is called after the node it stands for: the matched one of its operator, else the root."""
+        alike = next((node.name for node in self._replaced if node.op == op), "")
+        return alike or (self._at.name if self._replaced else "") or op
 
     def _respell(self, name: str, operands: list[Any], attrs: dict[str, Any]) -> list[Any]:
         """Put the operands that this opset still keeps in attributes there."""

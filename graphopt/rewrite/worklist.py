@@ -157,7 +157,7 @@ class Model:
 
     def ops(self, node: gs.Node, match: Match) -> Ops:
         """The `op` of a rewrite at this node, known to the values that the match has bound."""
-        ops = Ops(self.editor, self.inference, node, self.opset(node), self.imports(node))
+        ops = Ops(self.editor, self.inference, node, self.opset(node), self.imports(node), match.nodes)
         for value in match.bound.values():
             for item in value if isinstance(value, list) else (value,):
                 if isinstance(item, Value):
