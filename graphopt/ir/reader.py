@@ -298,8 +298,7 @@ class Reader:
         attrs, nested = node.attrs, False
         for attribute in protos:
             name, kind, referred = attribute.name, attribute.type, attribute.ref_attr_name
-            if not (isinstance(name, str) and isinstance(referred, str)):
-                check_text((name, referred), place)
+            check_text((name, referred), place)
             if not name or name in attrs:
                 raise ModelError(
                     f"attribute {name!r} is there twice" if name else "an attribute has no name", where=place
