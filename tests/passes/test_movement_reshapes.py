@@ -141,6 +141,11 @@ class TestSqueezeAndUnsqueeze:
         after = model("g (float[A,B] x) => (float[A,B] y) { r = Relu(x) y = Neg(r) }", opset=opset)
         check_rule(reshapes.CancelUnsqueeze(), model(text, opset=opset), after)
 
+    def test_unsqueeze_by_more_axes_stays_though_the_last_counts_as_the_first_in_the_operand(self):
+        text = """g (float[1] x) => (float[1,1] y) <int64[1] a = {0}, int64[2] b = {0, -1}> {
+            t = Squeeze(x, a) y = Unsqueeze(t, b) }"""
+        assert_unchanged(reshapes.CancelSqueeze(), text)
+
     def test_squeeze_then_unsqueeze_cancel_whatever_way_the_axes_are_written(self):
         check_rule(
             reshapes.CancelSqueeze(),
