@@ -24,9 +24,7 @@ from .weights import ProtoValues, SparseTensor, read, stored
 from .weights import proto as as_message
 
 Names = dict[str, gs.Tensor]
-
-_EXTERNAL = int(onnx.TensorProto.EXTERNAL)
-_GRAPH, _GRAPHS = int(AttributeProto.GRAPH), int(AttributeProto.GRAPHS)
+_EXTERNAL, _GRAPH, _GRAPHS = map(int, (onnx.TensorProto.EXTERNAL, AttributeProto.GRAPH, AttributeProto.GRAPHS))
 _RARE = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 
 

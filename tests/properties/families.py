@@ -63,7 +63,14 @@ def expands(rng: Random) -> onnx.ModelProto:
     )
 
 
-@family("lift-constants", "remove-dead-nodes", "fold-constants", "merge-equal-weights", "merge-equal-nodes", "remove-identities")
+@family(
+    "lift-constants",
+    "remove-dead-nodes",
+    "fold-constants",
+    "merge-equal-weights",
+    "merge-equal-nodes",
+    "remove-identities",
+)
 def arithmetic(rng: Random) -> onnx.ModelProto:
     """A random line of elementwise operators with constants, repeats, identities and dead ends."""
     lines = ["k = Constant <value = float[3] {1.5, -2.0, 0.0}>()", "d = Neg(x)", "i = Identity(x)"]
@@ -154,7 +161,12 @@ def scaled(rng: Random) -> onnx.ModelProto:
     return model(
         f"""g (float[2,3,{k}] x) => (float[2,{h},3,{d}] z) {{ m = MatMul(x, w) a = Add(b, m) r = Reshape(a, s)
         t = Transpose <perm = [0,2,1,3]> (r) z = {rng.choice(("Mul(t, c)", "Mul(c, t)", "Div(t, c)"))} }}""",
-        weights={"w": numbers(rng, k, h * d), "b": numbers(rng, h * d), "s": np.array([2, 3, h, d]), "c": np.array(c, np.float32)},
+        weights={
+            "w": numbers(rng, k, h * d),
+            "b": numbers(rng, h * d),
+            "s": np.array([2, 3, h, d]),
+            "c": np.array(c, np.float32),
+        },
         opset=opset(rng),
     )
 
@@ -211,7 +223,11 @@ def tiles(rng: Random) -> onnx.ModelProto:
         make = "p, q, r = Split <axis = 1> (x, s)"
     else:
         make = "p = Slice(x, i0, i1, one) q = Slice(x, i1, i2, one) r = Slice(x, i2, i3, one)"
-    tail = f"z = Concat <axis = {axis}> ({', '.join(order)})" if rng.random() < 0.6 else "m = Neg(p) n = Abs(r) z = Concat <axis = 1> (m, q, n)"
+    tail = (
+        f"z = Concat <axis = {axis}> ({', '.join(order)})"
+        if rng.random() < 0.6
+        else "m = Neg(p) n = Abs(r) z = Concat <axis = 1> (m, q, n)"
+    )
     return model(
         f"g (float[2,{a + b + c}] x) => (z) {{ {make} {tail} }}",
         weights={
@@ -240,7 +256,12 @@ def recurrent(rng: Random) -> onnx.ModelProto:
     state = np.zeros((1, 2, 3), np.float32) if rng.random() < 0.8 else numbers(rng, 1, 2, 3)
     return model(
         f"g (float[4,2,5] x) => (y, h) {{ y, h = {op} <hidden_size = 3> (x, w, r, b, , zero{c}) }}",
-        weights={"w": numbers(rng, 1, gates * 3, 5), "r": numbers(rng, 1, gates * 3, 3), "b": numbers(rng, 1, gates * 6), "zero": state},
+        weights={
+            "w": numbers(rng, 1, gates * 3, 5),
+            "r": numbers(rng, 1, gates * 3, 3),
+            "b": numbers(rng, 1, gates * 6),
+            "zero": state,
+        },
         opset=opset(rng, 15),
     )
 
@@ -278,7 +299,7 @@ def squeezed_split(rng: Random) -> onnx.ModelProto:
 @family("split-instead-of-sequence")
 def sequences(rng: Random) -> onnx.ModelProto:
     n, keep = rng.randint(1, 3), rng.choice((0, 1))
-    sizes = np.array([n, 2]) if keep else np.array([n, 2])
+    sizes = np.array([n, 2])
     return model(
         f"g (float[2,{n + 2}] x) => (u, v) {{ q = SplitToSequence <axis = {rng.choice((1, -1))}, keepdims = {keep}> (x, s) a = SequenceAt(q, zero) b = SequenceAt(q, last) u = Relu(a) v = Neg(b) }}",
         weights={"s": sizes, "zero": np.array(0), "last": np.array(rng.choice((1, -1)))},

@@ -66,9 +66,7 @@ def optimized(model: onnx.ModelProto, passes: Iterable[Entry]) -> tuple[onnx.Mod
     return to_proto(manager.graph), fired
 
 
-def differences(
-    source: onnx.ModelProto, result: onnx.ModelProto, seed: int, *, special: bool = True
-) -> list[str]:
+def differences(source: onnx.ModelProto, result: onnx.ModelProto, seed: int, *, special: bool = True) -> list[str]:
     """What differs, in words. A difference in float32 that float64 doesn't show is rounding. Raises Illegal."""
     try:
         onnx.checker.check_model(source, full_check=True)

@@ -197,5 +197,7 @@ def rest_attributes(rng: Random, op: str, kind: Kind) -> dict[str, Any]:
         return {"epsilon": rng.choice((1e-5, 1e-3, 0.5))} if rng.random() < 0.6 else {}
     if op == "Gemm":
         found = {"transB": rng.choice((0, 1))} if rng.random() < 0.5 else {}
-        return found | ({"alpha": rng.choice((1.0, 0.5)), "beta": rng.choice((1.0, 2.0, 0.0))} if rng.random() < 0.4 else {})
+        return found | (
+            {"alpha": rng.choice((1.0, 0.5)), "beta": rng.choice((1.0, 2.0, 0.0))} if rng.random() < 0.4 else {}
+        )
     return {}

@@ -317,7 +317,9 @@ def graph_of(traced: Traced, rule: str, rng: Random) -> onnx.ModelProto:
         builder.dtype = rng.choice(INTEGERS)
     if rule.startswith("narrow-"):
         builder.dtype = TensorProto.FLOAT16
-    builder.opset = 23 if "RMSNormalization" in ops else max(builder.opset, 17) if "LayerNormalization" in ops else builder.opset
+    builder.opset = (
+        23 if "RMSNormalization" in ops else max(builder.opset, 17) if "LayerNormalization" in ops else builder.opset
+    )
     outputs = [builder.term(output, "", 0, [], {}) for output in traced.outputs]
     inner = [name for node in builder.nodes for name in node.output if name not in outputs]
     if inner and rng.random() < 0.15:
