@@ -27,6 +27,7 @@ OPEN_AT_SPECIAL = {
     "merge-clips": _CLIP,
     "remove-clip-without-bounds": _CLIP,
     "remove-pool-of-one": _POOL,
+    "fold-pad-into-max-pool": _POOL,
     "remove-global-pool-of-one": _POOL,
     "remove-reduce-of-one": _POOL,
     "reduce-max-before-transpose": _POOL,
