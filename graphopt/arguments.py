@@ -63,6 +63,15 @@ Bind = Annotated[
         help="Make an input a constant: 5, 1,2,3, true, [[1,2],[3,4]] or @file.npy. Repeatable.",
     ),
 ]
+KeepMetadata = Annotated[
+    bool,
+    typer.Option(
+        "--keep-metadata",
+        metavar="",
+        help="Keep what exporters note about every node: stack traces, traced expressions.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Opset = Annotated[
     int | None,
     typer.Option(

@@ -22,6 +22,7 @@ from .ir import shapes as dims_of
 from .ir.convert import convert_opset
 from .ir.graph import Extras, flatten, peek, scopes
 from .ir.load import load
+from .ir.notes import drop_exporters_notes
 from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
 from .ir.staging import staging
@@ -66,6 +67,7 @@ class Job:
         self.lower = lower
         self.skip = skip
         self._lowering: Lowering | None = None
+        self.keep_metadata = False
         self.strict = False
         """Whether a pass that fails ends the run; else it is left out, and a warning says so."""
         self._unused: gs.Graph | None = None
@@ -138,6 +140,8 @@ class Job:
             return self.registry.veto(one.name, match.nodes, self.target) if ask else None
 
         graph = self.convert(self.load())
+        if not self.keep_metadata:
+            drop_exporters_notes(graph)
         tell = (lambda name, changes: self.registry.after_pass(graph, name, changes)) if (
             self.registry.has("graphopt_after_pass")
         ) else None  # fmt: skip

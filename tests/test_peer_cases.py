@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (one row a case)
 """What other optimizers' suites expect, rebuilt from its meaning: unchanged numbers, and at most as many nodes.
 
 `most` is the number of nodes that onnxoptimizer's pass or onnxslim's pattern of that name is meant to leave.

@@ -308,3 +308,19 @@ def test_a_model_of_3_gb_with_external_data(verify: str, tmp_path: Path) -> None
     assert found["status"] == ("ok" if verify == "end" else "unchecked")
     assert peak < (2e9 if verify == "none" else 2 * size + 1.5e9)
     assert graphopt.load(tmp_path / "out.onnx") is not None
+
+
+def test_exporters_notes_are_dropped_unless_they_are_asked_for() -> None:
+    proto = model("g (float[3] x) => (float[3] y) { a = Neg(x) y = Abs(a) }")
+    for key, value in (("pkg.torch.onnx.stack_trace", "File ..."), ("namespace", "a/b"), ("owner", "us")):
+        proto.graph.node[0].metadata_props.add(key=key, value=value)
+    proto.graph.node[1].metadata_props.add(key="namespace", value="mine")
+    proto.graph.metadata_props.add(key="pkg.torch.export.graph_signature", value="...")
+
+    def notes(**options: bool) -> list[set[str]]:
+        found = graphopt.to_proto(graphopt.optimize(proto, verify="none", **options).graph)
+        return [{one.key for one in owner.metadata_props} for owner in (*found.graph.node, found.graph)]
+
+    assert notes() == [{"owner"}, {"namespace"}, set()]
+    kept = {"pkg.torch.onnx.stack_trace", "namespace", "owner"}
+    assert notes(keep_metadata=True) == [kept, {"namespace"}, {"pkg.torch.export.graph_signature"}]

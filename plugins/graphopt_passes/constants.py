@@ -33,6 +33,8 @@ _LIMIT = Limits().fold_bytes
 _MOST = 8 * _LIMIT
 """All folded constants together may grow to this size beyond four times the source's weights."""
 _NARROW_LIMIT = 1 << 10
+_TIED = 64 << 10
+"""Beyond this many bytes a weight that others read too is not stored a second time in another form."""
 _MAKERS = frozenset("ConstantOfShape Expand Tile Range OneHot Resize EyeLike Pad".split())
 
 
@@ -64,7 +66,10 @@ def remove_dead_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
 
 @graphopt.pass_("canonicalize", after=["lift-constants", "remove-dead-nodes"])
 def fold_constants(graph: gs.Graph, target: Target, model: Model) -> int:
-    """f(constants) is a constant, unless f is random, quantizes, or makes far more bytes than it reads."""
+    """f(constants) is a constant, unless f is random, quantizes, or makes far more bytes than it reads.
+
+    Not where a large weight that others read as it is would be stored twice: a tied embedding stays tied.
+    """
     changes = 0
     if not any(_reads_constants_only(node) for node in model.fresh("fold-constants")):
         return 0
@@ -93,6 +98,8 @@ def _foldable(home: gs.Graph, model: Model, local: set[tuple[str, str]]) -> list
             if node.op == "Identity" and model.editor.is_result(node.outputs[0]):
                 continue  # an output must be made by a node
             if schema(node.op, int(home.opset)) is None or _traps(node) or not _is_small_enough(node):
+                continue
+            if _would_be_stored_twice(node):
                 continue
             found.append(node)
             known.update(id(tensor) for tensor in node.outputs)
@@ -136,6 +143,14 @@ def _traps(node: gs.Node) -> bool:
         return True
     values = read(divisor)
     return bool((values == 0).any() or (values.dtype.kind == "i" and (values == -1).any()))
+
+
+def _would_be_stored_twice(node: gs.Node) -> bool:
+    """Whether the result is a large weight beside the one it is made of, which others go on to read."""
+    return _makes(node) > _TIED and any(
+        isinstance(tensor, gs.Constant) and nbytes(tensor) > _TIED and any(user is not node for user in tensor.outputs)
+        for tensor in node.inputs
+    )
 
 
 def _is_small_enough(node: gs.Node) -> bool:

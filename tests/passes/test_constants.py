@@ -138,3 +138,19 @@ def test_dead_nodes_go_with_what_only_they_read():
             y = If(c)<then_branch = t () => (u) { u = Relu(a) }, else_branch = e () => (v) { v = Abs(x) }>
         }""",
     )
+
+
+def test_a_tied_embedding_stays_tied():
+    """Gather and the last MatMul read one table; the transposed copy would cost as much again."""
+
+    def tied(rows: int, first: str = "y = Gather(w, i)") -> onnx.ModelProto:
+        ports = (
+            f"(int64[2] i, float[2,64] x) => ({'int64[2]' if 'Neg' in first else 'float[2,64]'} y, float[2,{rows}] z)"
+        )
+        return model(
+            f"g {ports} {{ {first} t = Transpose<perm = [1, 0]>(w) z = MatMul(x, t) }}", weights={"w": (rows, 64)}
+        )
+
+    assert_unchanged(fold_constants, tied(512))
+    check_rule(fold_constants, tied(32), fires=1, shapes={"i": (2,), "x": (2, 64)})
+    check_rule(fold_constants, tied(512, "y = Neg(i)"), fires=1)
