@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -35,10 +36,10 @@ def cancel_transposes(graph: gs.Graph, target: Target, model: Model) -> int:
     return changes
 
 
-def _regions(nodes: list[gs.Node], model: Model) -> list[_Region]:
+def _regions(nodes: list[gs.Node], model: Model) -> Iterator[_Region]:
     """The maximal connected sets of free nodes that touch a Transpose."""
     if not nodes:
-        return []
+        return
     opset = model.opset(nodes[0])
     rank = {id(node): free for node in nodes if (free := free_rank(node, opset)) is not None}
     parent = {key: key for key in rank}
@@ -60,8 +61,10 @@ def _regions(nodes: list[gs.Node], model: Model) -> list[_Region]:
     for node in nodes:
         if id(node) in rank:
             groups.setdefault(find(id(node)), []).append(node)
-    found = (_Region(group, rank[id(group[0])], opset, model.editor) for group in groups.values())
-    return [region for region in found if region.perms]
+    for group in groups.values():  # each is looked at when its turn comes: the one before may have moved its transposes
+        region = _Region(group, rank[id(group[0])], opset, model.editor)
+        if region.perms:
+            yield region
 
 
 def _perm(node: gs.Node | None) -> list[int] | None:
@@ -193,7 +196,7 @@ class _Region:
                 continue
             order = compose(perm, known)
             if is_identity(order):
-                edit.replace(user.outputs[0], new, at=user)
+                new = edit.replace(user.outputs[0], new, at=user)
                 user.inputs[0] = new
                 edit.prune([user])
             else:
