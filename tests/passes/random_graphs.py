@@ -658,10 +658,10 @@ def _repeat(g: Graph) -> None:
 
 
 STEPS: tuple[Step, ...] = (
-    _unary, _unary, _binary, _binary, _binary, _binary, _variadic, _transpose, _transposed_twice, _activated, _reshape, _reshape, _squeeze,
-    _squeeze, _reduce, _concat, _split, _slice, _slice, _pad, _expand, _gather, _matmul, _matmul, _gemm, _conv, _conv,
-    _batch_norm, _pool, _clip, _softmax, _flatten, _compare, _where, _cast, _shape_arithmetic, _norm_form, _gelu_form,
-    _attention_form, _if, _repeat, _repeat,
+    _unary, _unary, _binary, _binary, _binary, _binary, _variadic, _transpose, _transposed_twice, _activated, _reshape,
+    _reshape, _squeeze, _squeeze, _reduce, _concat, _split, _slice, _slice, _pad, _expand, _gather, _matmul, _matmul,
+    _gemm, _conv, _conv, _batch_norm, _pool, _clip, _softmax, _flatten, _compare, _where, _cast, _shape_arithmetic,
+    _norm_form, _gelu_form, _attention_form, _if, _repeat, _repeat,
 )  # fmt: skip
 
 
