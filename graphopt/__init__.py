@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .rewrite.build import Skip
     from .rewrite.pattern import alternatives
     from .rewrite.rule import Rule, pass_
+    from .runtime.engine import Engine
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOMES = {
     "API": ".hookspecs",
     "hookimpl": ".hookspecs",
     "Editor": ".ir.edits",
+    "Engine": ".runtime.engine",
     "load": ".ir.load",
     "to_proto": ".ir.save",
     "launch": ".layers",
@@ -62,6 +64,7 @@ __all__ = [
     "API",
     "BackendError",
     "Editor",
+    "Engine",
     "GraphoptError",
     "Kernel",
     "Layer",

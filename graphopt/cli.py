@@ -50,6 +50,7 @@ from .arguments import (
 )
 from .bisect import bisect
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
+from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .layer_commands import add_to
 
@@ -356,6 +357,7 @@ def _limits(seconds: float, memory_gb: float | None) -> Limits:
 
 
 add_to(app)
+add_engine_commands(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

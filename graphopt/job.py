@@ -27,6 +27,7 @@ from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
 from .ir.staging import staging
 from .lowering import Lowering, lowering
+from .manifest import manifest, write_manifest
 from .registry import Registry
 from .report.result import Description, Report, describe
 from .rewrite.deadline import deadline
@@ -241,18 +242,21 @@ class Job:
             built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
         except ParseError as error:
             raise _explained(error, graph) from error
-        return Built(built, path, shapes)
+        source = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else ""
+        return Built(built, path, shapes, manifest(graph, source, built, shapes, options))
 
 
 class Built:
     """A finished engine that waits under a temporary name until everything else is written."""
 
-    def __init__(self, result: BuildResult, path: Path, shapes: Shapes | None) -> None:
+    def __init__(self, result: BuildResult, path: Path, shapes: Shapes | None, made_of: dict[str, Any]) -> None:
         self.result = result
         self.path = path
         self.shapes = shapes
+        self.made_of = made_of
 
     def finish(self) -> dict[str, Any]:
+        write_manifest(self.path, self.made_of)
         os.replace(self.result.engine_path, self.path)
         found = self.result
         shapes = self.shapes or Shapes()
