@@ -80,7 +80,7 @@ def run(
 ) -> None:
     """Run a model (in onnxruntime) or an engine (on the GPU) once, and compare its outputs."""
     with failures(as_json):
-        from .runtime.commands import compare_with, run_once, write_outputs
+        from .trials import compare_with, run_once, write_outputs
 
         done = run_once(what, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check)
         if outputs is not None:
@@ -128,7 +128,7 @@ def bench(
 ) -> None:
     """Time engines side by side; of a model, the engine of it as it is, and of what graphopt makes of it."""
     with failures(as_json), ExitStack() as stack:
-        from .runtime.commands import bench_all
+        from .trials import bench_all
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
         with progress(as_json) as show:
@@ -164,7 +164,7 @@ def profile(
 ) -> None:
     """Time every layer of an engine, and say which nodes of the exported model it stands for."""
     with failures(as_json), ExitStack() as stack:
-        from .runtime.commands import profile_one
+        from .trials import profile_one
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
         with progress(as_json) as show:

@@ -56,7 +56,7 @@ def agree(got: dict, inputs: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(got[name], want, rtol=5e-3, atol=5e-3)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 16, 3])
+@pytest.mark.parametrize("rows", [1, 3, 4, 16])
 def test_numpy_in_and_out_at_any_size_of_the_profile(engine: graphopt.Engine, rows: int) -> None:
     inputs = feeds(rows, rows)
     got = engine(inputs)

@@ -17,11 +17,11 @@ from graphopt.numerics.difference import Difference, compare
 from graphopt.numerics.execute import Runner
 from graphopt.numerics.tolerance import engine_tolerance, tolerance_for
 
-from .checks import Check, checks
-from .engine import Engine
-from .profile import Profile, profile
-from .subject import batch_of, inputs_of, is_model
-from .timing import Timing, on_device, on_host
+from .runtime.checks import Check, checks
+from .runtime.engine import Engine
+from .runtime.profile import Profile, profile
+from .runtime.subject import batch_of, inputs_of, is_model
+from .runtime.timing import Timing, on_device, on_host
 
 Arrays = dict[str, Any]
 Progress = Callable[[str, int, int], None]
