@@ -18,6 +18,11 @@ GRAPHS = 4
 """CUDA graphs that a bound context keeps, one per set of addresses."""
 
 
+def is_open(shape: Dims) -> bool:
+    """Whether only a run tells the size."""
+    return any(dim < 0 for dim in shape)
+
+
 class Arena:
     """Scratch memory that the contexts of one stream share: only one of them runs at a time."""
 
@@ -70,7 +75,7 @@ class Bound:
             if name in self._host:
                 continue
             shape = tuple(int(dim) for dim in self.context.get_tensor_shape(name))
-            if any(dim < 0 for dim in shape):
+            if not port.is_input and is_open(shape):
                 self._allocators[name] = _allocator(loaded, stream)
                 self.context.set_output_allocator(name, self._allocators[name])
                 continue

@@ -28,7 +28,9 @@ class LayerTime:
     kind: str
     """What the engine calls its type: kgen, correlation, gemm, ..."""
     ms: float
-    """Median over the runs."""
+    """What it adds to a launch: `alone_ms` less what being timed costs, the same of every layer."""
+    alone_ms: float = 0.0
+    """Between events around it alone, median over the runs."""
     nodes: list[str] = field(default_factory=list)
     """The ONNX nodes that it computes, by name."""
     sources: list[str] = field(default_factory=list)
@@ -41,7 +43,7 @@ class LayerTime:
     """How the nodes were found: 'metadata', 'tensors', 'neighbours'; '' where they were not."""
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "ms": round(self.ms, 6)}
+        return {**self.__dict__, "ms": round(self.ms, 6), "alone_ms": round(self.alone_ms, 6)}
 
 
 @dataclass
@@ -57,6 +59,11 @@ class Profile:
     def total_ms(self) -> float:
         """The sum of the layers."""
         return sum(layer.ms for layer in self.layers)
+
+    @property
+    def alone_ms(self) -> float:
+        """The sum of the layers, each timed alone."""
+        return sum(layer.alone_ms for layer in self.layers)
 
     @property
     def named(self) -> float:
@@ -76,6 +83,7 @@ class Profile:
             "gpu": self.gpu,
             "launch_ms": self.launch.to_json(),
             "layers_ms": round(self.total_ms, 6),
+            "alone_ms": round(self.alone_ms, 6),
             "named": round(self.named, 4),
             "layers": [layer.to_json() for layer in self.layers],
         }
@@ -103,6 +111,8 @@ def profile(
         raise BackendError("the engine reports no layers", hint="build it with --profiling-verbosity detailed")
     nodes = lineage if lineage is not None else engine.loaded.manifest.get("nodes", {})
     layers = attribute(list(times.items()), details, nodes)
+    for layer, ms in zip(layers, shares([one.ms for one in layers], launch.median), strict=True):
+        layer.alone_ms, layer.ms = layer.ms, ms
     device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     return Profile(layers, launch, device)
 
@@ -141,6 +151,22 @@ def _details(engine: Engine, context: Any) -> list[dict[str, Any]]:
     except (ValueError, KeyError):
         return []
     return [layer for layer in found if isinstance(layer, dict)]
+
+
+def shares(alone: Sequence[float], launch: float) -> list[float]:
+    """max(t - c, 0) of each t, with the least c >= 0 for which they do not add up to more than `launch`.
+
+    Kernels that are timed one by one neither overlap nor hide their start, so that their times add up to more than a
+    launch of all: by 6 to 34 % on an H100.
+    """
+    ordered = sorted(alone, reverse=True)
+    cost, total = 0.0, 0.0
+    for count, ms in enumerate(ordered, 1):
+        total += ms
+        if count == len(ordered) or (total - launch) / count >= ordered[count]:
+            cost = max((total - launch) / count, 0.0)
+            break
+    return [max(ms - cost, 0.0) for ms in alone]
 
 
 def attribute(
