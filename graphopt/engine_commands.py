@@ -201,8 +201,8 @@ def tell(found: Profile, top: int) -> None:
     share = sum(ms for _, ms in costly) / total
     stdout().print(f"{len(named)} source nodes cost {share:.0%} of the time: {_some(named, 8)}", markup=False)
     stdout().print(
-        f"{found.total_ms:.3f} ms in {len(found.layers)} layers ({found.alone_ms:.3f} ms one by one), {found.named:.0%} of "
-        f"it with known source nodes; one launch takes {found.launch} ms on {found.gpu}",
+        f"{found.total_ms:.3f} ms in {len(found.layers)} layers ({found.alone_ms:.3f} ms alone), {found.named:.0%} "
+        f"of it with known source nodes; one launch takes {found.launch} ms on {found.gpu}",
         markup=False,
     )
 

@@ -151,7 +151,7 @@ class Engine:
     def _wait_for_callers(self, found: Mapping[str, Given]) -> None:
         for stream in _streams(found):
             if stream != self.stream.ptr:
-                self._done.record(self.loaded.cupy.cuda.ExternalStream(stream))
+                self._done.record(_external(self.loaded.cupy, stream))
                 self.stream.wait_event(self._done)
 
     def _bring(self, bound: Bound, found: Mapping[str, Given]) -> tuple[int, ...]:
@@ -219,7 +219,7 @@ class Engine:
         else:
             self._done.record(self.stream)
             for stream in _current(kind, self.loaded.cupy):
-                self.loaded.cupy.cuda.ExternalStream(stream).wait_event(self._done)
+                _external(self.loaded.cupy, stream).wait_event(self._done)
         return result
 
     def _synchronize(self) -> None:
@@ -300,6 +300,22 @@ def _current(kind: str, cupy: Any) -> list[int]:
     import cupy as library
 
     return [int(library.cuda.get_current_stream().ptr)]
+
+
+class _Foreign:
+    """A stream of another library, by CUDA's stream protocol."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
+
+
+def _external(cupy: Any, pointer: int) -> Any:
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_Foreign(pointer))
+    return cupy.cuda.ExternalStream(pointer)
 
 
 def _named(ports: Mapping[str, Port]) -> str:

@@ -60,7 +60,7 @@ def compared(name, path):
 def profiled(name, path):
     found, took = graphopt("profile", path)
     total, launch = found["layers_ms"], found["launch_ms"]["median"]
-    print(f"{name:12} {len(found['layers'])} layers, {total:.4f} ms in all ({found['alone_ms']:.4f} one by one), launch "
+    print(f"{name:12} {len(found['layers'])} layers, {total:.4f} ms in all ({found['alone_ms']:.4f} alone), launch "
           f"{launch:.4f} ms, named {found['named']:.1%}", flush=True)  # fmt: skip
     (OUT / f"profile_{name}.json").write_text(json.dumps(found, indent=1))
     return {
