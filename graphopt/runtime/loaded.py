@@ -150,7 +150,7 @@ def _cupy() -> Any:
         return cupy
     except ImportError as error:
         raise BackendError(
-            f"engines run through CuPy, which is not installed: {error}", hint="pip install 'graphopt[gpu]'"
+            f"engines run through CuPy, which is not installed: {error}", hint="pip install 'graphopt[cuda]'"
         ) from error
     except BackendError:
         raise
