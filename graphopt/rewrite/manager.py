@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from time import perf_counter
 
@@ -163,10 +163,10 @@ class Manager:
     def _function(self, one: Entry) -> int:
         run, fired = one.run, self.fired[one.name]
         assert isinstance(run, FunctionPass)
-        if run.ops and not any(op in self.model.by_operator() for op in run.ops):
+        if run.ops and not self.model.editor.census.has_any(run.ops):
             return 0
         self.budget.check()
-        through_editor = "model" in inspect.signature(run.function).parameters
+        through_editor = _edits_through_model(run.function)
         token = self.observer.before(one, None) if self.observer is not None else None
         before = self._mark(through_editor)
         started = perf_counter()
@@ -208,6 +208,11 @@ class Manager:
     def _mark(self, through_editor: bool) -> int:
         """What a claim is checked against: the editor's count where a pass edits through it, else the graph."""
         return self.model.version if through_editor else signature(self.graph)
+
+
+@cache
+def _edits_through_model(function: Callable[..., int]) -> bool:
+    return "model" in inspect.signature(function).parameters
 
 
 def _kind(one: Entry) -> tuple[bool, int]:

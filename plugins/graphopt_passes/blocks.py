@@ -40,7 +40,7 @@ def fuse_space_to_depth(graph: gs.Graph, target: Target, model: Model) -> int:
     """
     edit = model.editor
     changes = 0
-    for node in model.by_operator().get("Concat", ()):
+    for node in edit.of("Concat"):
         if not is_standard(node) or node.attrs.get("axis") not in (1, -3) or len(node.inputs) < 4:
             continue
         parts = [part for tensor in node.inputs if (part := _part(tensor, node, model)) is not None]

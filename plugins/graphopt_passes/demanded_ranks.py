@@ -31,7 +31,7 @@ def decide_if_by_rank(graph: gs.Graph, target: Target, model: Model) -> int:
     """
     edit = model.editor
     changes = 0
-    for node in model.by_operator().get("If", ()):
+    for node in edit.of("If"):
         if not is_standard(node) or constant_of(node.inputs[0]) is not None:
             continue
         taken = _taken(node, model)

@@ -9,21 +9,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.rewrite.value import Value
+
+from .noop import begins_with
 
 _MOST = 1 << 20
 """Biases of more elements are not read."""
 
 
-class _DropZeroBias(graphopt.Rule):
-    """f(x, w, zeros) = f(x, w). As with x + 0, a result of -0 stays -0."""
+class DropZeroGemmBias(graphopt.Rule):
+    """Gemm(x, w, zeros) = Gemm(x, w), from opset 11 on: the third operand never enlarges the product.
 
-    operator: str
+    As with x + 0, a result of -0 stays -0.
+    """
 
     def pattern(self, op: Any, x: Any, w: Any, b: Any, rest: Any) -> Any:
-        return getattr(op, self.operator)(x, w, op.Const(b), attrs=rest)
+        return op.Gemm(x, w, op.Const(b), attrs=rest)
+
+    def glance(self, node: gs.Node) -> bool:
+        return len(node.inputs) > 2 and begins_with(node.inputs[2], 0)
 
     def check(self, op: Any, b: Value, rest: dict[str, Any]) -> str | None:
         beta = rest.get("beta", 1.0)
@@ -33,27 +40,9 @@ class _DropZeroBias(graphopt.Rule):
         return None if values is not None and not values.astype(np.float64).any() else "the bias is not zero"
 
     def rewrite(self, op: Any, x: Value, w: Value, rest: dict[str, Any]) -> Any:
-        if self.operator == "Gemm" and op.opset < 11:
+        if op.opset < 11:
             raise graphopt.Skip("Gemm needs its third operand before opset 11")
-        return getattr(op, self.operator)(x, w, **rest)
-
-
-class DropZeroGemmBias(_DropZeroBias):
-    """Gemm(x, w, zeros) = Gemm(x, w), from opset 11 on: the third operand never enlarges the product."""
-
-    operator = "Gemm"
-
-
-class DropZeroConvBias(_DropZeroBias):
-    """Conv(x, w, zeros) = Conv(x, w)."""
-
-    operator = "Conv"
-
-
-class DropZeroConvTransposeBias(_DropZeroBias):
-    """ConvTranspose(x, w, zeros) = ConvTranspose(x, w)."""
-
-    operator = "ConvTranspose"
+        return op.Gemm(x, w, **rest)
 
 
 class ReshapeInsteadOfFlatten(graphopt.Rule):
@@ -88,4 +77,4 @@ def _product(dims: Any) -> int | None:
 
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [DropZeroGemmBias(), DropZeroConvBias(), DropZeroConvTransposeBias(), ReshapeInsteadOfFlatten()]
+    return [DropZeroGemmBias(), ReshapeInsteadOfFlatten()]

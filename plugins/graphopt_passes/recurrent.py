@@ -32,7 +32,7 @@ def drop_zero_states(graph: gs.Graph, target: Target, model: Model) -> int:
     """
     edit = model.editor
     changes = 0
-    for node in [node for op in _STATES for node in model.by_operator().get(op, ())]:
+    for node in edit.of(*_STATES):
         if not is_standard(node) or not edit.has(node):
             continue
         for slot in _STATES[node.op]:

@@ -173,9 +173,8 @@ class _Evaluation:
             if dims is not None and (shape is None or None in shape):
                 learnt = shapes.merge(shape, tuple(dim.symbol if isinstance(dim, Unknown) else dim for dim in dims))
                 if learnt != shape:
-                    tensor.shape = learnt
+                    self.edit.reshaped(tensor, learnt)
                     self.learnt.add(id(tensor))
-                    self.edit.log.extend(tensor.outputs)
 
 
 def _target(before: tuple[Element, ...], after: tuple[Element, ...]) -> list[int] | None:

@@ -376,7 +376,7 @@ def focus(rng: Random) -> onnx.ModelProto:
     )
 
 
-@family("drop-zero-gemm-bias", "drop-zero-conv-bias", "drop-zero-conv-transpose-bias")
+@family("drop-zero-gemm-bias")
 def zero_biases(rng: Random) -> onnx.ModelProto:
     zeros = np.array([0, 0, 0, rng.choice((0.0, 0.0, 0.0, -0.0, 1.0))], np.float32)
     return model(
