@@ -58,6 +58,8 @@ class Registry:
         self.plugins: list[Plugin] = []
         self.given = tuple(one for one in plugins if isinstance(one, str))
         self.switched_off = tuple(no_plugins)
+        self.preferred: set[str] = set()
+        """The plugins that this run names: their layers go before those of installed ones."""
         off = set(self.switched_off)
         unused = set(off)
         from_env = [item for item in os.environ.get("GRAPHOPT_PLUGINS", "").split(os.pathsep) if item]
@@ -70,6 +72,7 @@ class Registry:
             if plugin.name in off:
                 plugin = Plugin(plugin.name, plugin.source, plugin.hooks, SWITCHED_OFF)
             self._add(plugin)
+            self.preferred.add(plugin.name)
         if unused:
             known = ", ".join(plugin.name for plugin in self.plugins)
             raise UsageError(f"--no-plugin {sorted(unused)[0]}: no such plugin", hint=f"plugins: {known}")

@@ -224,20 +224,22 @@ class Editor:
                     self.retyped.append(node)
         return count
 
-    def replace(self, old: gs.Tensor, new: gs.Tensor, *, at: gs.Node | None = None) -> None:
+    def replace(self, old: gs.Tensor, new: gs.Tensor, *, at: gs.Node | None = None) -> gs.Tensor:
         """Whatever read `old`, graph outputs included, now gets the value of `new`; output names stay.
+
+        Returns the tensor that has the value now: a graph output takes the place of `new`.
 
         `at`: the node before which an Identity may be put; by default the producer of `old`.
         """
         if new is old:
-            return
+            return new
         self._share_facts(old, new)
         self.log.extend(new.inputs)
         producer = old.inputs[0] if old.inputs else None
         results = self._results.get(id(old), ())
         if not results:
             self.replace_uses(old, new)
-            return
+            return new
         maker = new.inputs[0] if new.inputs else None
         can_take = (
             maker is not None
@@ -253,19 +255,26 @@ class Editor:
             self.replace_uses(new, old)
             self.retyped.append(maker)
             self._touch(self._scope[id(maker)])
-            return
+            return old
         anchor = at if at is not None else producer
         self.replace_uses(old, new)
         if anchor is None:
-            return
+            return new
         if producer is not None and producer.op == "Identity" and not producer.domain:
             if producer.inputs[0] is not new:
                 producer.inputs[0] = new
                 self._touch(self._scope[id(producer)])
-            return
+            return new
         if producer is not None:
             self._release(producer, old)
         self.insert("Identity", [new], at=anchor, outputs=[old], name=f"{old.name}_identity")
+        return new
+
+    def replace_all(self, pairs: Iterable[tuple[gs.Tensor, gs.Tensor]], *, at: gs.Node | None = None) -> None:
+        """`replace` for each (old, new); one new value may stand for several old ones, graph outputs among them."""
+        now: dict[int, tuple[gs.Tensor, gs.Tensor]] = {}
+        for old, new in pairs:
+            now[id(new)] = new, self.replace(old, now.get(id(new), (new, new))[1], at=at)
 
     def _release(self, producer: gs.Node, tensor: gs.Tensor) -> None:
         """`producer` no longer makes `tensor`; it makes an unused one in its place."""

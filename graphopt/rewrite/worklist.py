@@ -360,8 +360,7 @@ class Worklist:
         for made in ops.made:
             editor.attach(made, last)
             inherit(made, match.nodes, one.name)
-        for old, tensor in zip(match.outputs, new, strict=True):
-            editor.replace(old, tensor, at=last)
+        editor.replace_all(zip(match.outputs, new, strict=True), at=last)
         editor.prune([*match.nodes, *ops.made])
 
     def _downstream(self, start: list[gs.Node]) -> list[gs.Node]:

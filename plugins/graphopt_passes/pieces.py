@@ -70,7 +70,7 @@ class TakeFromConcat(graphopt.Rule):
     def rewrite(self, op: Any, *xs: Value, axis: int, s: Value, e: Value, a: Value | None, t: Value | None) -> Any:
         shape = xs[0].shape
         cuts = intervals(s, e, a, t, None if shape is None else len(shape))
-        if shape is None or cuts is None or list(cuts) != [axis % len(shape)]:
+        if not shape or cuts is None or list(cuts) != [axis % len(shape)]:
             raise graphopt.Skip("it is cut over other axes, or the rank is unknown")
         start, end, step = cuts[axis % len(shape)]
         place = 0
@@ -195,7 +195,7 @@ def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
 def _same_axis(a: gs.Node, b: gs.Node) -> bool:
     one, two = a.attrs.get("axis", 1), b.attrs.get("axis", 1)
     shape = shapes.of(a.outputs[0])
-    return bool(one == two or (shape is not None and one % len(shape) == two % len(shape)))
+    return bool(one == two or (shape and one % len(shape) == two % len(shape)))
 
 
 @graphopt.pass_("simplify", after=["merge-concats"], ops=["Split"])
@@ -210,7 +210,7 @@ def split_concat(graph: gs.Graph, target: Target, model: Model) -> int:
         if whole is None or whole.op != "Concat" or not is_standard(whole) or len(whole.inputs) != len(node.outputs):
             continue
         shape = shapes.of(node.inputs[0])
-        if shape is None or edit.scope(whole) is not edit.scope(node):
+        if not shape or edit.scope(whole) is not edit.scope(node):
             continue
         axis = node.attrs.get("axis", 0) % len(shape)
         if axis != whole.attrs.get("axis", 1) % len(shape):
@@ -218,9 +218,7 @@ def split_concat(graph: gs.Graph, target: Target, model: Model) -> int:
         pairs = list(zip(whole.inputs, node.outputs, strict=True))
         if not all(_dim(a, axis) is not None and _dim(a, axis) == _dim(b, axis) for a, b in pairs):
             continue
-        for operand, part in pairs:
-            if part.name and edit.is_used(part):
-                edit.replace(part, operand)
+        edit.replace_all([(part, operand) for operand, part in pairs if part.name and edit.is_used(part)])
         edit.prune([node])
         changes += 1
     return changes

@@ -28,9 +28,10 @@ def gather_instead_of_squeezed_split(graph: gs.Graph, target: Target, model: Mod
         if not is_standard(node) or not edit.has(node):
             continue
         shape = shapes.of(node.inputs[0])
-        if shape is None or shape[node.attrs.get("axis", 0)] != len(node.outputs):
+        axis = node.attrs.get("axis", 0)
+        if shape is None or not -len(shape) <= axis < len(shape) or shape[axis] != len(node.outputs):
             continue
-        axis = node.attrs.get("axis", 0) % len(shape)
+        axis %= len(shape)
         opset = model.opset(node)
         read = [(place, part) for place, part in enumerate(node.outputs) if edit.is_used(part)]
         readers = [(place, part, user) for place, part in read for user in part.outputs]

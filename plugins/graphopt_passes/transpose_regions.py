@@ -33,7 +33,7 @@ def cancel_transposes(graph: gs.Graph, target: Target, model: Model) -> int:
     return changes
 
 
-def _regions(model: Model) -> list[_Region]:
+def _regions(model: Model) -> Iterator[_Region]:
     """The maximal connected sets of free nodes that touch a Transpose, in scopes of two and more."""
     edit = model.editor
     transposes = edit.of("Transpose")
@@ -62,8 +62,10 @@ def _regions(model: Model) -> list[_Region]:
                         group.append(other)
             groups.append(sorted(group, key=edit.place))
     groups.sort(key=lambda group: edit.place(group[0]))
-    found = [_Region(group, rank(group[0]) or 0, model.opset(group[0]), edit) for group in groups]
-    return [region for region in found if region.perms]
+    for group in groups:  # each is looked at when its turn comes: the one before may have moved its transposes
+        region = _Region(group, rank(group[0]) or 0, model.opset(group[0]), edit)
+        if region.perms:
+            yield region
 
 
 def _around(node: gs.Node, edit: Editor) -> Iterator[gs.Node]:
@@ -208,7 +210,7 @@ class _Region:
                 continue
             order = compose(perm, known)
             if is_identity(order):
-                edit.replace(user.outputs[0], new, at=user)
+                new = edit.replace(user.outputs[0], new, at=user)
                 user.inputs[0] = new
                 edit.prune([user])
             else:
