@@ -19,7 +19,7 @@ from graphopt.ir.load import collector_off
 from .match import Match
 from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
-from .schedule import schedule
+from .schedule import kind, schedule
 from .worklist import Budget, Enough, Fired, Model, Worklist
 
 _PATIENCE = 4
@@ -103,7 +103,7 @@ class Manager:
     def _stage(self, stage: str) -> int:
         total = 0
         seen: dict[str, int] = {}
-        groups = [(is_rules, list(group)) for (is_rules, _), group in groupby(self.stages[stage], key=_kind)]
+        groups = [(is_rules, list(group)) for (is_rules, _), group in groupby(self.stages[stage], key=kind)]
         for turn in range(self.limits.rounds):
             before = {name: fired.changes for name, fired in self.fired.items()} if turn >= _PATIENCE else {}
             changed = 0
@@ -213,8 +213,3 @@ class Manager:
 @cache
 def _edits_through_model(function: Callable[..., int]) -> bool:
     return "model" in inspect.signature(function).parameters
-
-
-def _kind(one: Entry) -> tuple[bool, int]:
-    """Neighbours of one kind run together."""
-    return isinstance(one.run, Rule), one.run.turn if isinstance(one.run, Rule) else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -113,14 +113,12 @@ class Entry:
     run: Pass
     plugin: str = "?"
     traced: Traced | None = None
+    name: str = field(init=False)
+    stage: str = field(init=False)
 
-    @cached_property
-    def name(self) -> str:
-        return str(self.run.name)
-
-    @property
-    def stage(self) -> str:
-        return self.run.stage
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.run.name))
+        object.__setattr__(self, "stage", self.run.stage)
 
     @property
     def doc(self) -> str:
@@ -143,17 +141,19 @@ def entry(run: Any, plugin: str = "?") -> Entry:
 
 
 def _traced(run: Rule, where: str) -> Traced:
-    """The rule's pattern; of a class whose instances hold nothing of their own, worked out once."""
-    own = vars(run).keys() - {"name", "target"}
+    """The rule's pattern; of instances of one class that hold the same plain values, worked out once."""
     kind = type(run)
-    if own or getattr(run.pattern, "__func__", None) is not kind.pattern:
+    own = tuple(sorted((name, value) for name, value in vars(run).items() if name not in ("name", "target")))
+    plain = all(isinstance(value, (str, int, float)) for _, value in own)
+    if not plain or getattr(run.pattern, "__func__", None) is not kind.pattern:
         return trace(run.pattern, f"{where}, pass {run.name}")
-    if kind not in _TRACED:
-        _TRACED[kind] = trace(run.pattern, f"{where}, pass {run.name}")
-    return _TRACED[kind]
+    known = _TRACED.setdefault(kind, {})
+    if own not in known:
+        known[own] = trace(run.pattern, f"{where}, pass {run.name}")
+    return known[own]
 
 
-_TRACED: weakref.WeakKeyDictionary[type[Rule], Traced] = weakref.WeakKeyDictionary()
+_TRACED: weakref.WeakKeyDictionary[type[Rule], dict[Any, Traced]] = weakref.WeakKeyDictionary()
 
 
 def first_line(thing: Any) -> str:
