@@ -308,6 +308,20 @@ def sample(constant: gs.Constant) -> bytes:
     return bytes(found)
 
 
+def first(constant: gs.Constant) -> Any:
+    """The first element as a Python number; None of an empty or external one, or one of strings."""
+    values = constant._values
+    known = constant.__dict__.get("_first")
+    if known is not None and known[0] is values:
+        return known[1]
+    plain = not isinstance(values, (ExternalValues, SparseTensor)) and values.dtype.kind not in "OSU"
+    array = read(constant) if plain and size(constant) else None
+    found = None if array is None else array.reshape(-1)[:1].tolist()[0]
+    if not isinstance(values, np.ndarray) or not values.flags.writeable:
+        constant.__dict__["_first"] = (values, found)
+    return found
+
+
 def _bytes(item: Any) -> bytes:
     return item if isinstance(item, bytes) else str(item).encode()
 

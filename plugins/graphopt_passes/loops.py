@@ -24,7 +24,7 @@ _RANDOM = frozenset(
 )
 
 
-@graphopt.pass_("canonicalize", after=["fold-constants"])
+@graphopt.pass_("canonicalize", after=["fold-constants"], ops=["Loop", "Scan"])
 def unroll_loops(graph: gs.Graph, target: Target, model: Model) -> int:
     """Loop(n, true, v) = body(n - 1, ... body(1, body(0, v))), values of each turn joined; Scan alike.
 

@@ -170,8 +170,8 @@ def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
     """Concat(Concat(x, y), z) = Concat(x, y, z) along one axis, where nothing else reads the inner one."""
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Concat" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("Concat"):
+        if not is_standard(node) or not edit.has(node):
             continue
         operands: list[gs.Tensor] = []
         inner: list[gs.Node] = []
@@ -203,8 +203,8 @@ def split_concat(graph: gs.Graph, target: Target, model: Model) -> int:
     """Split(Concat(x, y), axis) = x, y where the parts are of the sizes that were joined."""
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Split" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("Split"):
+        if not is_standard(node) or not edit.has(node):
             continue
         whole = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
         if whole is None or whole.op != "Concat" or not is_standard(whole) or len(whole.inputs) != len(node.outputs):
@@ -235,9 +235,7 @@ def split_instead_of_slices(graph: gs.Graph, target: Target, model: Model) -> in
     """Slice(x, 0, a), Slice(x, a, b), ..., Slice(x, z, n) = Split(x), where the slices tile an axis of size n."""
     edit = model.editor
     cuts: dict[tuple[int, int, int], list[tuple[Interval, gs.Node]]] = {}
-    for node in edit.nodes():
-        if node.op != "Slice":
-            continue
+    for node in edit.of("Slice"):
         found = read_slice(node, model.opset(node))
         if found is not None and len(found[1]) == 1:
             ((axis, cut),) = found[1].items()

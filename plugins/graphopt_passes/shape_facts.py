@@ -95,8 +95,8 @@ class Facts:
     def _learn_dims(self, node: gs.Node, opset: int) -> None:
         for number, output in enumerate(node.outputs):
             shape = self._declared(output)
-            if shape is not None and all(isinstance(dim, int) for dim in shape):
-                continue
+            if shape is not None and all(isinstance(dim, int) or shapes.same_dim(dim, dim) for dim in shape):
+                continue  # what is declared as a number or by name stays, whatever the operator tells
             try:
                 found = self._infer(node, number, opset)
             except (IndexError, StopIteration, TypeError, ZeroDivisionError):
