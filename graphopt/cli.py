@@ -53,6 +53,7 @@ from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, prin
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .layer_commands import add_to
+from .precision_words import request_of, takes_precision
 
 if TYPE_CHECKING:
     from .config import Limits
@@ -96,6 +97,7 @@ def _graphopt(
         )
     )
 )
+@takes_precision
 def optimize(
     model: Model,
     output: Output = None,
@@ -127,6 +129,8 @@ def optimize(
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    *,
+    request: dict[str, Any],
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
@@ -160,6 +164,8 @@ def optimize(
                 opset=opset,
                 keep_metadata=keep_metadata,
                 lower=lower,
+                precision=request_of(request),
+                plan_output=request["save_plan"],
                 verify=verify,
                 inputs=inputs,
                 samples=samples,

@@ -16,7 +16,8 @@ from graphopt.ir.weights import read
 from graphopt.numerics.difference import Array
 from graphopt.numerics.execute import Runner
 
-from .constants import fit, largest_for, rounded_to
+from .constants import PASSES as MASKS
+from .constants import SENTINEL, ends_in_softmax, fit, largest_for, rounded_to
 from .flow import Flow, is_single
 from .observe import Feeds, observe
 from .plan import LARGEST
@@ -72,11 +73,12 @@ def pin_by_range(flow: Flow, ranges: dict[int, Range]) -> None:
         known = ranges.get(key)
         if known is None or not known.count:
             continue
-        if known.largest > top:
+        maker = value.tensor.inputs[0] if value.tensor.inputs else None
+        masks = maker is not None and maker.op in MASKS and known.largest > SENTINEL / 2 and ends_in_softmax(maker)
+        if known.largest > (top * HEADROOM if masks else top):
             flow.pin_tensor(value.tensor, f"reaches {known.largest:.3g}, beyond {flow.low} with headroom {HEADROOM:g}")
         elif 0 < known.largest < 8 * least:
             flow.pin_tensor(value.tensor, f"at most {known.largest:.3g}, zero in {flow.low}")
-        maker = value.tensor.inputs[0] if value.tensor.inputs else None
         if maker is not None and maker.op == "Cast" and not is_single(maker.inputs[0]):
             whole = dtypes.of(maker.inputs[0])
             if whole is not None and whole.kind in "iu" and known.largest > _EXACT_INTEGERS[flow.low]:

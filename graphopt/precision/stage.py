@@ -48,7 +48,14 @@ class Request:
     method: str = "entropy"
     """How activation ranges are chosen: max, percentile, entropy, mse."""
     samples: int = 2
+    """How many samples the error is measured on."""
+    calib_samples: int = 64
+    """How many samples ranges are measured on, at most."""
+    prune: bool = False
+    """Make weights 2:4 sparse first."""
     seed: int = 0
+    judge: bool = True
+    """Whether the result is evaluated with rounding after every operator, and what breaks it kept high."""
 
     @property
     def is_low(self) -> bool:
@@ -125,7 +132,8 @@ def lower(
         feeds, notes = _samples(graph, request, inputs, shapes, runner, Path(name))
         trials = None
         try:
-            trials = Trials(graph, feeds, runner, Path(name), layers, custom, measure) if feeds else None
+            wanted = feeds and request.judge
+            trials = Trials(graph, feeds, runner, Path(name), layers, custom, measure) if wanted else None
         except (ExecutionError, GraphoptError) as error:
             notes.append(f"the source does not run here: {str(error).splitlines()[0]}")
             feeds = []
@@ -157,7 +165,7 @@ def _samples(
     given = request.calib if request.calib not in (None, "random") else inputs
     if given is not None:
         one = given if not isinstance(given, Mapping) else [given]
-        held = Samples(one, model)
+        held = one if isinstance(one, Samples) else Samples(one, model)
         return [feeds for _, feeds in zip(range(max(request.samples, 1)), held, strict=False)], []
     path = folder / "source.onnx"
     from graphopt.numerics.program import put

@@ -1,0 +1,74 @@
+"""The precision stage of a job: measured, planned, written, and rewritten once more in its final dtypes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from .backends.protocol import BuildOptions
+from .config import Shapes
+from .errors import PassError, UsageError
+from .ir.save import to_proto
+from .job import Job
+from .precision.plan import Plan
+from .precision.samples import Samples
+from .precision.stage import Precision, Request, lower
+from .report.result import describe
+from .rewrite.manager import Manager
+
+_AGAIN = ("canonicalize", "legalize")
+"""Stages that see the graph once more: nothing goes to the builder that legalize has not seen in its final dtypes."""
+
+
+def checked(job: Job, request: Request, verify: str) -> Request:
+    """The request, with its samples and its plan held against the model before any work. Raises UsageError."""
+    if not request.is_low:
+        if request.calib is not None:
+            raise UsageError("there is nothing to calibrate", where=f"--precision {request.precision}",
+                             hint="choose fp16, bf16, fp8, int8, int4 or auto")  # fmt: skip
+        return request
+    held = request.calib
+    if held is not None and held != "random" and not isinstance(held, Samples):
+        held = Samples(held, to_proto(job.peek(), weights="omit"))
+    plan = request.plan if request.plan is None or isinstance(request.plan, Plan) else Plan.load(request.plan)
+    return replace(request, calib=held, plan=plan, judge=request.judge and verify != "none")
+
+
+def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, inputs: Any) -> Precision:
+    """Bring the graph to the precision that was asked for, in place, and finish it for the builder.
+
+    Raises UsageError, VerificationError and PassError.
+    """
+    layers = {layer.__name__: layer for _, layer in job.registry.layers()}
+    custom = job.custom
+    found = lower(
+        graph,
+        request,
+        job.target,
+        layers=layers,
+        custom=custom,
+        shapes=shapes,
+        inputs=inputs,
+        progress=job.progress,
+        runner_options={"seconds": job.limits.run_seconds, "memory_bytes": job.limits.memory_bytes},
+    )
+    again = [one for one in job.entries if one.stage in _AGAIN]
+    try:
+        Manager(graph, again, job.target, job.limits, custom=custom).run()
+    except PassError as error:
+        job.report.warnings.append(f"after the precision stage: {error}")
+    job.report.result = describe(graph)
+    job.report.precision = found.to_json()
+    return found
+
+
+def build_options(options: BuildOptions | None, precision: str, backend: str, warnings: list[str]) -> BuildOptions | None:
+    """fp32 means fp32 where the builder can be told so: without the TF32 flag."""
+    if precision != "fp32" or backend == "onnxruntime":
+        return options
+    if backend == "tensorrt_rtx":
+        warnings.append("TensorRT-RTX computes fp32 in TF32 whatever it is told: verify the engine with that tolerance")
+    return replace(options or BuildOptions(), tf32=False)
+

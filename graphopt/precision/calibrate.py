@@ -1,0 +1,1 @@
+METHODS = ("max", "percentile", "entropy", "mse")

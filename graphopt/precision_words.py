@@ -1,0 +1,113 @@
+"""The options of `optimize` that say in which dtypes the model is computed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .config import PRECISIONS
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .precision.stage import Request
+
+_PANEL = "Precision"
+
+
+def _option(name: str, metavar: str, text: str, kind: Any = str) -> Any:
+    return Annotated[kind, typer.Option(name, metavar=metavar, help=text, rich_help_panel=_PANEL)]
+
+
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "precision": (
+        _option("--precision", "NAME", "tf32, fp32, fp16, bf16, fp8, int8, int4, or auto: the fastest within --max-error."),
+        "tf32",
+    ),
+    "calib": (
+        _option("--calib", "DATA", "Samples to measure with: an .npz, a folder of them, MODULE:FUNCTION, or random.", str | None),
+        None,
+    ),
+    "calib_method": (
+        _option("--calib-method", "NAME", "How the range of what is quantized is chosen: max, percentile, entropy, mse."),
+        "entropy",
+    ),
+    "calib_samples": (_option("--calib-samples", "N", "How many samples to measure with, at most.", int), 64),
+    "max_error": (
+        _option("--max-error", "X", "How far the outputs may be off, in the metric; by precision if not given.", float | None),
+        None,
+    ),
+    "metric": (
+        _option("--metric", "NAME", "l2 (relative), cosine (1 - cosine), max, top1, or MODULE:FUNCTION."),
+        "l2",
+    ),
+    "keep": (
+        _option("--keep", "PATTERN", "Keep operators or nodes in float32, as a regular expression. Repeatable.", list[str] | None),
+        None,
+    ),
+    "io_types": (
+        _option("--io-types", "WHAT", "keep: inputs and outputs keep their dtypes. change: they become low, too."),
+        "keep",
+    ),
+    "plan": (_option("--plan", "FILE", "Follow this precision plan.", str | None), None),
+    "save_plan": (_option("--save-plan", "FILE", "Write the precision plan that was followed.", str | None), None),
+    "sparse": (
+        _option("--sparse", "WHAT", "keep: report 2:4 sparsity. prune: also make weights 2:4 sparse, by magnitude."),
+        "keep",
+    ),
+}  # fmt: skip
+
+
+def takes_precision(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with these options; it gets them as one `request`, and `plan_output`."""
+
+    @functools.wraps(command)
+    def run(**words: Any) -> None:
+        given = {name: words.pop(name) for name in OPTIONS}
+        words["request"] = given
+        command(**words)
+
+    own = inspect.signature(command, eval_str=True)
+    parameters = [one for one in own.parameters.values() if one.name != "request"]
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in OPTIONS.items()
+    ]
+    run.__signature__ = own.replace(parameters=[*parameters, *extra])  # type: ignore[attr-defined]
+    run.__annotations__ = {
+        **{one.name: one.annotation for one in parameters},
+        "return": None,
+        **{name: kind for name, (kind, _) in OPTIONS.items()},
+    }
+    return run
+
+
+def request_of(words: dict[str, Any]) -> Request:
+    """What the options ask for. Raises UsageError."""
+    from .precision.calibrate import METHODS
+    from .precision.stage import Request
+
+    if words["precision"] not in PRECISIONS:
+        raise UsageError(f"unknown precision {words['precision']!r}", where="--precision",
+                         hint=f"choose one of: {', '.join(PRECISIONS)}")  # fmt: skip
+    for name, known in (("io_types", ("keep", "change")), ("calib_method", METHODS), ("sparse", ("keep", "prune"))):
+        if words[name] not in known:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {words[name]}: choose one of {', '.join(known)}")
+    if words["calib_samples"] < 1:
+        raise UsageError("at least one sample is needed", where="--calib-samples")
+    return Request(
+        precision=words["precision"],
+        io=words["io_types"],
+        keep=tuple(words["keep"] or ()),
+        calib=words["calib"],
+        max_error=words["max_error"],
+        metric=words["metric"],
+        plan=words["plan"],
+        method=words["calib_method"],
+        calib_samples=words["calib_samples"],
+        prune=words["sparse"] == "prune",
+    )
