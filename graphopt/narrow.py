@@ -7,17 +7,22 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from . import backends
 from .backends.protocol import BuildOptions
-from .config import Shapes
+from .config import Shapes, Target
 from .errors import PassError, UsageError
 from .ir.save import to_proto
 from .job import Job
 from .precision.plan import Plan
+from .precision.quantization import needs_samples
 from .precision.samples import Samples
 from .precision.stage import Precision, Request, lower
 from .report.result import describe
 from .rewrite.manager import Manager
 
+LEAST_OPSET = {"bf16": 13, "int8": 19, "fp8": 19, "int4": 21, "auto": 19}
+"""From here on ONNX can say the dtype: Cast to bfloat16, QuantizeLinear of float16, float8, int4. A model of an older
+opset is converted, which the report says."""
 _AGAIN = ("canonicalize", "legalize")
 """Stages that see the graph once more: nothing goes to the builder that legalize has not seen in its final dtypes."""
 
@@ -29,6 +34,10 @@ def checked(job: Job, request: Request, verify: str) -> Request:
             raise UsageError("there is nothing to calibrate", where=f"--precision {request.precision}",
                              hint="choose fp16, bf16, fp8, int8, int4 or auto")  # fmt: skip
         return request
+    needed = LEAST_OPSET.get(request.precision, 0)
+    if job.opset is None and int(job.peek().opset) < needed:
+        job.opset = needed
+    needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
     held = request.calib
     if held is not None and held != "random" and not isinstance(held, Samples):
         held = Samples(held, to_proto(job.peek(), weights="omit"))
@@ -46,7 +55,7 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
     found = lower(
         graph,
         request,
-        job.target,
+        _versioned(job, request),
         layers=layers,
         custom=custom,
         shapes=shapes,
@@ -62,6 +71,15 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
     job.report.result = describe(graph)
     job.report.precision = found.to_json()
     return found
+
+
+def _versioned(job: Job, request: Request) -> Target:
+    """The target with the version that is planned for, as far as it matters and is known."""
+    version = request.version or job.target.version
+    if not version and request.precision in ("int8", "fp8", "int4", "auto"):
+        backend = backends.get(job.target.backend, job.limits)
+        version = backend.version() if backend.available() is None else ""
+    return replace(job.target, version=version)
 
 
 def build_options(options: BuildOptions | None, precision: str, backend: str, warnings: list[str]) -> BuildOptions | None:

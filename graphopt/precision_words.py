@@ -36,6 +36,14 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         "entropy",
     ),
     "calib_samples": (_option("--calib-samples", "N", "How many samples to measure with, at most.", int), 64),
+    "weights_only": (
+        Annotated[bool, typer.Option("--weights-only", metavar="", rich_help_panel=_PANEL,
+                                     help="Quantize weights only, and compute in fp16. int4 always does.")],
+        False,
+    ),
+    "target_version": (
+        _option("--target-version", "X.Y", "Plan for this version of the backend, not for the installed one."), "",
+    ),
     "max_error": (
         _option("--max-error", "X", "How far the outputs may be off, in the metric; by precision if not given.", float | None),
         None,
@@ -110,4 +118,6 @@ def request_of(words: dict[str, Any]) -> Request:
         method=words["calib_method"],
         calib_samples=words["calib_samples"],
         prune=words["sparse"] == "prune",
+        weights_only=words["weights_only"],
+        version=words["target_version"],
     )

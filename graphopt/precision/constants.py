@@ -17,13 +17,16 @@ from .plan import LARGEST
 
 _STEP = 1 << 22
 _FOLLOWED = 400
-_FEW = 8
+FEW = 8
 SENTINEL = 32752.0
 """What takes the place of a masking constant beyond float16: half the largest, so that adding to it stays finite."""
 _MASKS = frozenset("Add Sub Mul Where".split())
 PASSES = _MASKS | frozenset(
     "Reshape Transpose Unsqueeze Squeeze Expand Concat Slice Identity Gather Tile Min Max Div Flatten Split Cast".split()
 )
+LEAST = {"float16": 5.9604645e-08}
+_SHIFTS = frozenset("Add Sub Max Min Clip Where".split())
+"""Where a constant that vanishes may become the least positive number: what it keeps from zero stays away from it."""
 _BOUNDS = frozenset({"Clip", "Min", "Max"})
 
 
@@ -49,9 +52,12 @@ class Converted(LazyValues):  # type: ignore[misc]
 
 
 def rounded_to(values: Array, dtype: Any, largest: float) -> Array:
-    """The values in dtype, to nearest; finite ones beyond it become +-largest."""
+    """The values in dtype, to nearest; finite ones beyond it become +-largest; of a few, none vanishes."""
     with np.errstate(all="ignore"):
         cast = values.astype(dtype)
+        if values.size <= FEW and values.dtype != cast.dtype:
+            gone = (cast == 0) & (values != 0)
+            cast = np.where(gone, np.copysign(LEAST.get(dtypes.name(dtype), 0.0), values).astype(dtype), cast)
         lost = np.isinf(cast.astype(np.float32)) & np.isfinite(values) if values.dtype != cast.dtype else None
         if lost is not None and lost.any():
             cast = np.where(lost, (np.sign(values) * largest).astype(dtype), cast)
@@ -108,14 +114,14 @@ def trouble(node: gs.Node, slot: int, constant: gs.Constant, dtype: Any) -> str:
     """Why a node must not read this constant in dtype; '' where it may.
 
     A masking constant (-3.4e38 added to scores, or chosen by Where) may become -32752 where all that comes of it ends
-    in a Softmax or Sigmoid, for which the two are the same. Bounds of Clip may become the largest value. A constant
-    whose values vanish changes the meaning of sums and quotients (the epsilon of a norm).
+    in a Softmax or Sigmoid, for which the two are the same. Bounds of Clip may become the largest value, and what
+    is added (the epsilon of a norm) the least one instead of zero. A factor that vanishes keeps its node in float32.
     """
     found = fit(constant, dtype)
     if found.beyond and node.op not in _BOUNDS and not (node.op in _MASKS and ends_in_softmax(node)):
         return f"constant {constant.name!r} has {found.beyond:.3g}, beyond {dtypes.name(dtype)}"
     size = int(np.prod(constant._values.shape, dtype=np.int64))
-    if size > _FEW:
+    if size > FEW or node.op in _SHIFTS:
         return ""  # a few tiny weights among many: what that costs is measured
     if found.vanished:
         return f"constant {constant.name!r} becomes zero in {dtypes.name(dtype)}"

@@ -22,7 +22,8 @@ QUANTIZED = ("int8", "float8e4m3fn", "int4")
 """Dtypes to which a tensor may be quantized on its way to its readers."""
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "int8": 127.0, "float8e4m3fn": 448.0, "int4": 7.0}
 """The largest magnitude that is used of a dtype."""
-LOW = {"fp16": "float16", "bf16": "bfloat16", "fp8": "float16", "int8": "float16", "int4": "float16"}
+LOW = {"fp16": "float16", "bf16": "bfloat16", "fp8": "float16", "int8": "float16", "int4": "float16",
+       "auto": "float16"}  # fmt: skip
 """Precision -> the dtype in which everything is computed that nothing keeps in float32."""
 _KEYS = ("dtype", "quantized", "scale", "axis", "block", "readers", "why")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from graphopt.layers.layer import Layer
 from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.rounding import NoRounding
 
+from .capability import LEAST_CAPABILITY
+from .cost import Cost
 from .floats import Floats
+from .float_search import low_floats
 from .metric import BUDGET, metric
 from .observe import Feeds
 from .plan import LOW, Plan
+from .quantization import DTYPES, kept, needs_samples, prepare, within
 from .samples import Samples, random_samples
 from .trial import Outcome, Trials
 from .write import write_plan
@@ -51,6 +56,12 @@ class Request:
     """How many samples the error is measured on."""
     calib_samples: int = 64
     """How many samples ranges are measured on, at most."""
+    weights_only: bool = False
+    """Quantize weights, and compute in float16."""
+    layer_times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Node -> {dtype: seconds}: measured times, for auto, in place of bytes and FLOPs."""
+    version: str = ""
+    """Of the backend that is planned for; the installed one if not given."""
     prune: bool = False
     """Make weights 2:4 sparse first."""
     seed: int = 0
@@ -118,9 +129,10 @@ def lower(
         VerificationError: with rounding after every operator, the result is further off than the budget.
     """
     layers = layers or {}
+    needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
     tell = progress or (lambda what, done, total: None)
     Inference(graph, custom).run()
-    budget = request.max_error if request.max_error is not None else BUDGET[request.precision]
+    budget = request.max_error if request.max_error is not None else BUDGET[_name(request)]
     if budget <= 0:
         raise UsageError(f"an error of {budget:g} cannot be kept", where="--max-error", hint="choose more than 0")
     measure = metric(request.metric)
@@ -142,7 +154,7 @@ def lower(
             found.plan = request.plan if isinstance(request.plan, Plan) else Plan.load(request.plan)
             outcome = _judge(trials, found.plan, found)
         else:
-            outcome = _decide(graph, request, target, layers, feeds, runner, trials, found, tell)
+            outcome = _Decision(graph, request, target, layers, feeds, runner, trials, found, tell).run()
     if outcome is not None:
         found.error, found.judged = outcome.error, True
         if not outcome.worst <= budget:
@@ -156,6 +168,13 @@ def lower(
     found.writes = write_plan(graph, found.plan, layers)
     Inference(graph, custom).run()
     return found
+
+
+def _name(request: Request) -> str:
+    """The precision that is asked for, by name or by a plan."""
+    if isinstance(request.plan, (str, Path)):
+        return Plan.load(request.plan).precision
+    return request.plan.precision if request.plan is not None else request.precision
 
 
 def _samples(
@@ -177,39 +196,85 @@ def _samples(
     return found, [note]
 
 
-def _decide(
-    graph: gs.Graph,
-    request: Request,
-    target: Target,
-    layers: Mapping[str, type[Layer]],
-    feeds: Sequence[Feeds],
-    runner: Runner,
-    trials: Trials | None,
-    found: Precision,
-    tell: Progress,
-) -> Outcome | None:
-    floats = Floats(graph, request.precision, LOW[request.precision], request.io, layers, request.keep)
-    tell("precision: ranges", 0, 0)
-    floats.measure(feeds, runner)
-    found.plan = floats.plan()
-    outcome = _judge(trials, found.plan, found)
-    tensors = {t.name: t for node in graph.nodes for t in node.outputs if t.name}
-    for number in range(_ROUNDS):
-        if trials is None or outcome is None or outcome.worst <= found.budget:
-            break
-        tell("precision: repair", number, _ROUNDS)
-        named = [(name, why) for name, why in trials.culprits(found.plan) if name in tensors]
-        if not named:
-            break
-        for name, why in named:
-            floats.flow.pin_tensor(tensors[name], why)
-        plan = floats.plan()
-        if plan.tensors == found.plan.tensors:
-            break
+class _Decision:
+    """One run of the stage: floats first, then what can be quantized on top."""
+
+    def __init__(
+        self, graph: gs.Graph, request: Request, target: Target, layers: Mapping[str, type[Layer]],
+        feeds: Sequence[Feeds], runner: Runner, trials: Trials | None, found: Precision, tell: Progress,
+    ) -> None:  # fmt: skip
+        self.graph, self.request, self.target, self.layers = graph, request, target, layers
+        self.feeds, self.runner, self.trials, self.found, self.tell = feeds, runner, trials, found, tell
+        self.cost = Cost(request.layer_times)
+
+    def run(self) -> Outcome | None:
+        request, found = self.request, self.found
+        floats = Floats(self.graph, request.precision, LOW[request.precision], request.io, self.layers, request.keep)
+        self.tell("precision: ranges", 0, 0)
+        floats.measure(self.feeds, self.runner)
+        outcome = self._repaired(floats)
+        if outcome is not None and outcome.worst > found.budget and request.precision == "auto":
+            found.plan, outcome = low_floats(floats, self.trials, found.budget, self.cost, self.tell)
+        for name in self._quantized():
+            outcome = self._quantize(name, outcome)
+        found.notes += [note for note in found.plan.notes if note not in found.notes]
+        return outcome
+
+    def _repaired(self, floats: Floats) -> Outcome | None:
+        """The float plan, with what breaks the budget kept high, as far as it can be found."""
+        found, trials = self.found, self.trials
+        found.plan = floats.plan()
+        outcome = _judge(trials, found.plan, found)
+        tensors = {t.name: t for node in self.graph.nodes for t in node.outputs if t.name}
+        for number in range(_ROUNDS):
+            if trials is None or outcome is None or outcome.worst <= found.budget:
+                break
+            self.tell("precision: repair", number, _ROUNDS)
+            named = [(name, why) for name, why in trials.culprits(found.plan) if name in tensors]
+            if not named:
+                break
+            for name, why in named:
+                floats.flow.pin_tensor(tensors[name], why)
+            plan = floats.plan()
+            if plan.tensors == found.plan.tensors:
+                break
+            found.plan = plan
+            outcome = _judge(trials, plan, found)
+        return outcome
+
+    def _quantized(self) -> Sequence[str]:
+        """Which quantized dtypes are tried, the fastest first."""
+        if self.request.precision != "auto":
+            return [self.request.precision] if self.request.precision in DTYPES else []
+        if self.request.calib in (None, "random") or not self.request.judge:
+            self.found.notes.append("auto quantizes nothing without real samples: add --calib")
+            return []
+        capability = self.target.compute_capability
+        return ["fp8" if capability is not None and capability >= LEAST_CAPABILITY["float8e4m3fn"] else "int8"]
+
+    def _quantize(self, precision: str, outcome: Outcome | None) -> Outcome | None:
+        request, found = self.request, self.found
+        weights_only = request.weights_only or precision == "int4"
+        calib = request.calib if isinstance(request.calib, Samples) else self.feeds
+        samples = _First(calib, request.calib_samples)
+        made = prepare(self.graph, precision, self.target.backend, self.target.version, kept(request.keep), samples,
+                       self.runner, request.method, weights_only, self.tell)  # fmt: skip
+        found.notes += made.notes
+        plan, judged = within(made, found.plan, self.trials, found.budget, self.cost, self.tell)
+        if judged is not None and outcome is not None and judged.worst > found.budget >= outcome.worst:
+            return outcome
         found.plan = plan
-        outcome = _judge(trials, plan, found)
-    found.notes += [note for note in found.plan.notes if note not in found.notes]
-    return outcome
+        return judged
+
+
+class _First:
+    """The first samples of many, again and again."""
+
+    def __init__(self, samples: Iterable[Feeds], most: int) -> None:
+        self.samples, self.most = samples, most
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return islice(iter(self.samples), self.most)
 
 
 def _judge(trials: Trials | None, plan: Plan, found: Precision) -> Outcome | None:
