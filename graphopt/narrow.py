@@ -82,11 +82,12 @@ def _versioned(job: Job, request: Request) -> Target:
     return replace(job.target, version=version)
 
 
-def build_options(options: BuildOptions | None, precision: str, backend: str, warnings: list[str]) -> BuildOptions | None:
+def build_options(
+    options: BuildOptions | None, precision: str, backend: str, warnings: list[str]
+) -> BuildOptions | None:
     """fp32 means fp32 where the builder can be told so: without the TF32 flag."""
     if precision != "fp32" or backend == "onnxruntime":
         return options
     if backend == "tensorrt_rtx":
         warnings.append("TensorRT-RTX computes fp32 in TF32 whatever it is told: verify the engine with that tolerance")
     return replace(options or BuildOptions(), tf32=False)
-

@@ -148,5 +148,3 @@ def ends_in_softmax(node: gs.Node) -> bool:
                     seen.add(id(user))
                     pending.append(user)
     return True
-
-

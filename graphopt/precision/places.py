@@ -154,5 +154,3 @@ def quantize_plan(
     for name, names in readers.items():
         if name in plan.tensors and name in scales:
             plan.set(name, quantized=quantized, scale=scales[name], readers=tuple(names))
-
-

@@ -106,7 +106,9 @@ class Quantizer:
             if name in self._weights:
                 self._values[id(tensor)] = (name, self._weights[name])
         for entry in self._weights.values():
-            if int(graph.opset) < NEEDED_OPSET[entry.quantized] and (entry.quantized != "int8" or int(graph.opset) < 13):
+            if int(graph.opset) < NEEDED_OPSET[entry.quantized] and (
+                entry.quantized != "int8" or int(graph.opset) < 13
+            ):
                 raise UsageError(
                     f"{entry.quantized} needs opset {NEEDED_OPSET[entry.quantized]}, the model has {graph.opset}",
                     hint=f"add --opset {NEEDED_OPSET[entry.quantized]}",
@@ -127,7 +129,9 @@ class Quantizer:
         key = (id(tensor), dtypes.name(dtype), entry)
         if key not in self._made:
             scale = weight_scales(read(tensor), entry, dtype)
-            held = new_constant(self.edit.fresh(f"{tensor.name}_{entry.quantized}"), QuantizedValues(tensor, scale, entry))
+            held = new_constant(
+                self.edit.fresh(f"{tensor.name}_{entry.quantized}"), QuantizedValues(tensor, scale, entry)
+            )
             attrs: dict[str, Any] = {} if scale.ndim == 0 else {"axis": int(entry.axis or 0)}
             if entry.block:
                 attrs["block_size"] = entry.block

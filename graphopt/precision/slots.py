@@ -28,9 +28,7 @@ KEPT: Mapping[str, str] = {
 }
 """Operator -> why it is never computed in less than float32."""
 CONTROL = frozenset({"If", "Loop", "Scan"})
-HEAVY = frozenset(
-    "Conv ConvTranspose MatMul Gemm Einsum Attention LSTM GRU RNN DeformConv MultiHeadAttention".split()
-)
+HEAVY = frozenset("Conv ConvTranspose MatMul Gemm Einsum Attention LSTM GRU RNN DeformConv MultiHeadAttention".split())
 """Where low precision pays whatever it costs in casts."""
 
 

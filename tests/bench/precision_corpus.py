@@ -105,7 +105,9 @@ def one(path: Path, precisions, builds: bool) -> dict:
             began = time.perf_counter()
             try:
                 request = Request(precision, max_error=float("inf"), calib=feeds and [feeds])
-                result = graphopt.optimize(str(path), precision=request, verify="end" if feeds else "none", inputs=feeds)
+                result = graphopt.optimize(
+                    str(path), precision=request, verify="end" if feeds else "none", inputs=feeds
+                )
                 about = result.report.precision
                 row |= {"casts": about["casts"], "notes": about["notes"], "tensors": about["tensors"],
                         "error": max((v if v is not None else float("inf") for v in about["error"].values()),
