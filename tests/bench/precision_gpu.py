@@ -364,7 +364,7 @@ def fp16(results, save):
                     "onnxruntime converter": lambda folder, about, path=path: peer(path, folder, False),
                     "blind fp16": lambda folder, about, path=path: peer(path, folder, True),
                     "ours fp16": low("fp16", verify="end"),
-                    "ours fp16, fp16 I/O": low("fp16", io="change"),
+                    "ours fp16 in and out": low("fp16", io="change"),
                     "ours bf16": low("bf16"),
                 },
                 entry, module, inputs, [("torch.compile fp16", torch.float16)],
