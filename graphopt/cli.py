@@ -129,8 +129,7 @@ def optimize(
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
-    *,
-    request: dict[str, Any],
+    request: Any = None,
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):

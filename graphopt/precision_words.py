@@ -24,28 +24,38 @@ def _option(name: str, metavar: str, text: str, kind: Any = str) -> Any:
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
     "precision": (
-        _option("--precision", "NAME", "tf32, fp32, fp16, bf16, fp8, int8, int4, or auto: the fastest within --max-error."),
+        _option(
+            "--precision",
+            "NAME",
+            "tf32, fp32, fp16, bf16, fp8, int8, int4, or auto: the fastest that stays within --max-error.",
+        ),
         "tf32",
     ),
     "calib": (
-        _option("--calib", "DATA", "Samples to measure with: an .npz, a folder of them, MODULE:FUNCTION, or random.", str | None),
+        _option(
+            "--calib", "DATA", "Samples to measure with: .npz, a folder of them, MODULE:FUNCTION, random.", str | None
+        ),
         None,
     ),
     "calib_method": (
-        _option("--calib-method", "NAME", "How the range of what is quantized is chosen: max, percentile, entropy, mse."),
+        _option("--calib-method", "NAME", "How ranges of activations are chosen: max, percentile, entropy, mse."),
         "entropy",
     ),
-    "calib_samples": (_option("--calib-samples", "N", "How many samples to measure with, at most.", int), 64),
+    "calib_samples": (_option("--calib-samples", "N", "How many samples to measure ranges on, at most.", int), 64),
     "weights_only": (
-        Annotated[bool, typer.Option("--weights-only", metavar="", rich_help_panel=_PANEL,
-                                     help="Quantize weights only, and compute in fp16. int4 always does.")],
+        Annotated[
+            bool,
+            typer.Option(
+                "--weights-only",
+                metavar="",
+                rich_help_panel=_PANEL,
+                help="Quantize weights only, and compute in fp16. int4 always does.",
+            ),
+        ],
         False,
     ),
-    "target_version": (
-        _option("--target-version", "X.Y", "Plan for this version of the backend, not for the installed one."), "",
-    ),
     "max_error": (
-        _option("--max-error", "X", "How far the outputs may be off, in the metric; by precision if not given.", float | None),
+        _option("--max-error", "X", "How far outputs may be off, in the metric.", float | None),
         None,
     ),
     "metric": (
@@ -53,7 +63,12 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         "l2",
     ),
     "keep": (
-        _option("--keep", "PATTERN", "Keep operators or nodes in float32, as a regular expression. Repeatable.", list[str] | None),
+        _option(
+            "--keep",
+            "PATTERN",
+            "Keep operators or nodes in float32, by regular expression. Repeatable.",
+            list[str] | None,
+        ),
         None,
     ),
     "io_types": (
@@ -62,11 +77,15 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "plan": (_option("--plan", "FILE", "Follow this precision plan.", str | None), None),
     "save_plan": (_option("--save-plan", "FILE", "Write the precision plan that was followed.", str | None), None),
+    "target_version": (
+        _option("--target-version", "X.Y", "Plan for this version of the backend, not for the installed one."),
+        "",
+    ),
     "sparse": (
-        _option("--sparse", "WHAT", "keep: report 2:4 sparsity. prune: also make weights 2:4 sparse, by magnitude."),
+        _option("--sparse", "WHAT", "keep: weights as they are. prune: make them 2:4 sparse, by magnitude."),
         "keep",
     ),
-}  # fmt: skip
+}
 
 
 def takes_precision(command: Callable[..., None]) -> Callable[..., None]:

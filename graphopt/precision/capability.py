@@ -1,4 +1,4 @@
-"""Which quantized operators build, by backend and version: data, so that the planner says it before the builder does."""
+"""Which quantized operators build, by backend and version: data, so that it is said before the build."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ SENTINEL = 32752.0
 """What takes the place of a masking constant beyond float16: half the largest, so that adding to it stays finite."""
 _MASKS = frozenset("Add Sub Mul Where".split())
 PASSES = _MASKS | frozenset(
-    "Reshape Transpose Unsqueeze Squeeze Expand Concat Slice Identity Gather Tile Min Max Div Flatten Split Cast".split()
+    "Reshape Transpose Unsqueeze Squeeze Expand Concat Slice Identity Gather Tile Min Max Div Flatten Split "
+    "Cast".split()
 )
 LEAST = {"float16": 5.9604645e-08}
 _SHIFTS = frozenset("Add Sub Max Min Clip Where".split())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .flow import HIGH, Flow, Value
+from .flow import Flow, Value
 
 CAST = 2
 _LARGEST = 1500
@@ -36,9 +36,9 @@ def settle(flow: Flow) -> list[bool]:
 
     near: dict[int, list[Value]] = {}
     for value in flow.values.values():
-        ends = [i for i in (value.producer, *value.readers) if free[i]]
-        for other in ends[1:]:
-            parent[root(ends[0])] = root(other)
+        touching = [i for i in (value.producer, *value.readers) if free[i]]
+        for other in touching[1:]:
+            parent[root(touching[0])] = root(other)
     for value in flow.values.values():
         ends = {root(i) for i in (value.producer, *value.readers) if free[i]}
         for one in ends:
@@ -92,6 +92,3 @@ def casts(flow: Flow, high: list[bool]) -> int:
         mine = high[value.producer]
         count += any(high[i] != mine for i in value.readers)
     return count
-
-
-__all__ = ["HIGH", "casts", "settle"]

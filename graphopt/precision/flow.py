@@ -99,11 +99,19 @@ class Flow:
         if floats or results:
             heavy = node.op in HEAVY or node.domain not in (None, "", "ai.onnx")
             atom = self._atom(node, _ANY if heavy else 1 if results else 0)
+            if self._is_unsure(node, found):
+                self.atoms[atom].pinned = "the dtype of an operand or result is not known"
         elif node.op in KEPT:
             atom = self._atom(node, 0, KEPT[node.op])
         self.of[id(node)] = atom
         for number, tensor in enumerate(node.outputs):
             self._made(tensor, atom if number in found.outputs else HIGH)
+
+    @staticmethod
+    def _is_unsure(node: gs.Node, found: Slots) -> bool:
+        """Whether a slot of the node's own dtype holds a value of which no dtype is known."""
+        mine = [*(node.inputs[i] for i in found.inputs), *(node.outputs[i] for i in found.outputs)]
+        return any(tensor.name and tensor.dtype is None for tensor in mine)
 
     def _reads(self, node: gs.Node) -> None:
         if node.op in CONTROL and not node.domain:

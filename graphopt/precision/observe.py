@@ -17,7 +17,7 @@ from graphopt.numerics.rounding import rounded_copy
 
 Feeds = Mapping[str, Value]
 _WINDOW_BYTES = 192 << 20
-_MOST = 512
+_MOST = 2048
 _UNKNOWN = 24
 """What a dimension counts whose size is not known."""
 

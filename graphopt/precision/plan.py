@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ class Plan:
         return plan
 
     @classmethod
-    def load(cls, path: str | Path) -> Plan:
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
         """The plan in a file. Raises UsageError."""
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -101,7 +102,7 @@ class Plan:
             raise UsageError(f"the plan cannot be read: {error}", where=str(path)) from error
         return cls.from_text(text, str(path))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan; the file appears whole or not at all."""
         target = Path(path)
         temporary = target.with_name(f".{target.name}.tmp")

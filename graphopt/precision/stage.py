@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.config import Shapes, Target
 from graphopt.errors import GraphoptError, UsageError, VerificationError
-from graphopt.ir.infer import Custom, Inference
+from graphopt.ir.infer import Custom
 from graphopt.ir.save import to_proto
 from graphopt.layers.layer import Layer
 from graphopt.numerics.execute import ExecutionError, Runner
@@ -21,14 +21,15 @@ from graphopt.numerics.rounding import NoRounding
 
 from .capability import LEAST_CAPABILITY
 from .cost import Cost
-from .floats import Floats
 from .float_search import low_floats
+from .floats import Floats
 from .metric import BUDGET, metric
 from .observe import Feeds
 from .plan import LOW, Plan
 from .quantization import DTYPES, kept, needs_samples, prepare, within
 from .samples import Samples, random_samples
 from .trial import Outcome, Trials
+from .types import know_types
 from .write import write_plan
 
 _ROUNDS = 6
@@ -131,7 +132,7 @@ def lower(
     layers = layers or {}
     needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
     tell = progress or (lambda what, done, total: None)
-    Inference(graph, custom).run()
+    know_types(graph, custom)
     budget = request.max_error if request.max_error is not None else BUDGET[_name(request)]
     if budget <= 0:
         raise UsageError(f"an error of {budget:g} cannot be kept", where="--max-error", hint="choose more than 0")
@@ -165,8 +166,8 @@ def lower(
                 where=f"--precision {request.precision}",
                 hint="allow more with --max-error, keep nodes high with --keep, or try --precision bf16 or auto",
             )
-    found.writes = write_plan(graph, found.plan, layers)
-    Inference(graph, custom).run()
+    found.writes = write_plan(graph, found.plan, layers, custom)
+    know_types(graph, custom)
     return found
 
 

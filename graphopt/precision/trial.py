@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.infer import Custom, Inference
+from graphopt.ir.infer import Custom
 from graphopt.ir.load import load
 from graphopt.layers.layer import Layer
 from graphopt.numerics.difference import Value
@@ -22,6 +22,7 @@ from .flow import is_single
 from .metric import Metric, error_of, judged, relative_l2
 from .observe import Feeds, observe
 from .plan import Plan
+from .types import know_types
 from .write import write_plan
 
 _SPREAD = 8.0
@@ -69,8 +70,9 @@ class Trials:
     def graph(self, plan: Plan | None) -> gs.Graph:
         """The model afresh, with the plan written into it; None: as it is."""
         graph = load(self.base)
-        Inference(graph, self.custom).run()
-        self.writes = write_plan(graph, plan, self.layers) if plan is not None else 0
+        if plan is None:
+            know_types(graph, self.custom)
+        self.writes = write_plan(graph, plan, self.layers, self.custom) if plan is not None else 0
         return graph
 
     def run(self, plan: Plan, only: int | None = None) -> Outcome:

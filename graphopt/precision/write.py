@@ -13,6 +13,7 @@ from graphopt.errors import UsageError, nearest
 from graphopt.ir import dtypes
 from graphopt.ir.edits import Editor
 from graphopt.ir.graph import extras, new_constant, new_variable, scopes, subgraphs
+from graphopt.ir.infer import Custom
 from graphopt.ir.weights import read
 from graphopt.layers.layer import Layer
 
@@ -21,17 +22,19 @@ from .flow import is_single, ports
 from .plan import Plan, named
 from .quantized import Quantizer
 from .slots import CONTROL, Slots, slots
+from .types import know_types
 
 RULE = "precision"
 _SINGLE = np.dtype(np.float32)
 
 
-def write_plan(graph: gs.Graph, plan: Plan, layers: Mapping[str, type[Layer]]) -> int:
+def write_plan(graph: gs.Graph, plan: Plan, layers: Mapping[str, type[Layer]], custom: Custom | None = None) -> int:
     """Make every tensor what the plan says; the number of casts, QuantizeLinear and DequantizeLinear nodes written.
 
-    The graph's types must be known. A tensor that one node makes together with others gets their widest dtype.
+    A tensor that one node makes together with others gets their widest dtype. custom: types of calls of layers.
     Raises UsageError where the plan names a tensor that the model has not.
     """
+    know_types(graph, custom)
     return _Writer(graph, plan, layers).run()
 
 
@@ -48,6 +51,8 @@ class _Writer:
         self.casts: dict[tuple[int, Any], gs.Tensor] = {}
         self.constants: dict[tuple[int, Any, float], gs.Constant] = {}
         self.count = 0
+        self._lowered: set[int] = set()
+        """ids of the values that were float32 and are low now"""
         self._resolve()
         self.quantizer = Quantizer(graph, plan, self.edit)
 
@@ -97,8 +102,6 @@ class _Writer:
             wants = dtype if number in free.inputs else _SINGLE
             if not self._computed(tensor):
                 continue
-            if number not in free.inputs and not self._was_single(tensor):
-                continue
             self._feed(node, number, tensor, wants)
         if dtype != _SINGLE:
             for number in free.outputs:
@@ -120,22 +123,12 @@ class _Writer:
             kinds = {self.wanted.get(id(tensor), _SINGLE) for tensor in results}
             return _SINGLE if len(kinds) > 1 else kinds.pop()
         floats = [node.inputs[i] for i in free.inputs if self._computed(node.inputs[i])]
-        kinds = {self._actual(t) for t in floats if not isinstance(t, gs.Constant)}
+        kinds = {dtypes.of(t) for t in floats if not isinstance(t, gs.Constant)}
         return kinds.pop() if len(kinds) == 1 else _SINGLE
 
     def _computed(self, tensor: gs.Tensor) -> bool:
         """Whether it is a float value that takes part."""
         return bool(tensor.name) and (is_single(tensor) or id(tensor) in self._lowered)
-
-    @property
-    def _lowered(self) -> set[int]:
-        return self.__dict__.setdefault("_low_ids", set())
-
-    def _was_single(self, tensor: gs.Tensor) -> bool:
-        return is_single(tensor) or id(tensor) in self._lowered
-
-    def _actual(self, tensor: gs.Tensor) -> Any:
-        return dtypes.of(tensor)
 
     def _feed(self, node: gs.Node, number: int, tensor: gs.Tensor, wants: Any) -> None:
         source = self.quantizer.weight(node, number, tensor, wants) or tensor
@@ -159,7 +152,7 @@ class _Writer:
 
     def _cast(self, tensor: gs.Tensor, dtype: Any, at: gs.Node) -> gs.Tensor:
         """The value in dtype; one Cast per value and dtype, where the value is made."""
-        if self._actual(tensor) == dtype:
+        if dtypes.of(tensor) == dtype:
             return tensor
         key = (id(tensor), dtype)
         if key not in self.casts:

@@ -92,8 +92,8 @@ def one(path: Path, precisions, builds: bool) -> dict:
     base = graphopt.optimize(str(path), verify="none")
     source = to_proto(base.graph)
     found: dict = {"nodes": len(source.graph.node)}
-    backend = backends.get("tensorrt_rtx", Limits(build_seconds=300))
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as name, Runner(seconds=300) as runner:
+    backend = backends.get("tensorrt_rtx", Limits(build_seconds=90))
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as name, Runner(seconds=120) as runner:
         folder = Path(name)
         reference = folder / "reference.onnx"
         onnx.save(source, reference)
