@@ -53,7 +53,7 @@ from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, prin
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .layer_commands import add_to
-from .precision_words import request_of, takes_precision
+from .precision_words import add_precision_to, request_of, takes_precision
 
 if TYPE_CHECKING:
     from .config import Limits
@@ -363,6 +363,7 @@ def _limits(seconds: float, memory_gb: float | None) -> Limits:
 
 add_to(app)
 add_engine_commands(app)
+add_precision_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,10 +11,12 @@ import typer
 
 from .config import PRECISIONS
 from .errors import UsageError
+from .precision_commands import add_to as add_precision_to
 
 if TYPE_CHECKING:
     from .precision.stage import Request
 
+__all__ = ["OPTIONS", "add_precision_to", "request_of", "takes_precision"]
 _PANEL = "Precision"
 
 

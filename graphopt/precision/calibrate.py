@@ -21,6 +21,8 @@ PERCENTILE = 0.9999
 _LEVELS = 128
 _E4M3_BITS = 3
 _TRIED = 96
+_ENOUGH = 16 * BINS
+"""A histogram of fewer values than this says too little for a divergence: its error is taken instead."""
 
 
 @dataclass
@@ -92,7 +94,7 @@ def threshold(histogram: Histogram, method: str, quantized: str) -> float:
         return histogram.top
     if method == "percentile":
         return float((np.searchsorted(np.cumsum(counts), PERCENTILE * total) + 1) * histogram.width)
-    if method == "entropy" and not quantized.startswith("float8"):
+    if method == "entropy" and not quantized.startswith("float8") and total >= _ENOUGH:
         return _by_entropy(histogram)
     return _by_error(histogram, quantized)
 

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.config import Shapes, Target
 from graphopt.errors import GraphoptError, UsageError, VerificationError
+from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Custom
 from graphopt.ir.save import to_proto
 from graphopt.layers.layer import Layer
@@ -133,6 +134,7 @@ def lower(
     needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
     tell = progress or (lambda what, done, total: None)
     know_types(graph, custom)
+    _name_nodes(graph)
     budget = request.max_error if request.max_error is not None else BUDGET[_name(request)]
     if budget <= 0:
         raise UsageError(f"an error of {budget:g} cannot be kept", where="--max-error", hint="choose more than 0")
@@ -169,6 +171,14 @@ def lower(
     found.writes = write_plan(graph, found.plan, layers, custom)
     know_types(graph, custom)
     return found
+
+
+def _name_nodes(graph: gs.Graph) -> None:
+    """Plans name nodes: those without a name get that of their first result."""
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            if not node.name and node.outputs:
+                node.name = node.outputs[0].name
 
 
 def _name(request: Request) -> str:
