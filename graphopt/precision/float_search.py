@@ -43,7 +43,9 @@ def low_floats(
             for atom, pinned in zip(atoms, own, strict=True):
                 atom.pinned = pinned
 
-    found = search(groups, plan, trials.run, budget, lambda done, total: tell("precision: sensitivity", done, total))
+    found = search(
+        groups, plan, trials.remembered, budget, lambda done, total: tell("precision: sensitivity", done, total)
+    )
     return plan(found.chosen), found.outcome
 
 

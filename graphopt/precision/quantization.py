@@ -91,7 +91,7 @@ def within(
         found = search(
             groups,
             lambda chosen: quantization.plan(base, [one.name for one in chosen]),
-            trials.run,
+            trials.remembered,
             budget,
             lambda done, total: tell("precision: sensitivity", done, total),
         )

@@ -18,6 +18,7 @@ from graphopt.ir.infer import Custom
 from graphopt.ir.save import to_proto
 from graphopt.layers.layer import Layer
 from graphopt.numerics.execute import ExecutionError, Runner
+from graphopt.numerics.program import put
 from graphopt.numerics.rounding import NoRounding
 
 from .capability import LEAST_CAPABILITY
@@ -29,6 +30,7 @@ from .observe import Feeds
 from .plan import LOW, Plan
 from .quantization import DTYPES, kept, needs_samples, prepare, within
 from .samples import Samples, random_samples
+from .sparsity import count, prune
 from .trial import Outcome, Trials
 from .types import know_types
 from .write import write_plan
@@ -73,7 +75,7 @@ class Request:
     @property
     def is_low(self) -> bool:
         """Whether there is anything to do."""
-        return self.precision not in ("tf32", "fp32") or self.plan is not None
+        return self.precision not in ("tf32", "fp32") or self.plan is not None or self.prune
 
 
 @dataclass
@@ -87,6 +89,8 @@ class Precision:
     writes: int = 0
     samples: int = 0
     judged: bool = False
+    sparse: dict[str, int] = field(default_factory=dict)
+    """How many weights of large products are 2:4 sparse: sparse, of, bytes."""
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -102,6 +106,7 @@ class Precision:
             "metric": self.metric,
             "max_error": self.budget,
             "judged": self.judged,
+            "sparse": self.sparse,
             "samples": self.samples,
             "kept": dict(list(kept.items())[:200]),
             "notes": self.notes,
@@ -152,7 +157,13 @@ def lower(
         except (ExecutionError, GraphoptError) as error:
             notes.append(f"the source does not run here: {str(error).splitlines()[0]}")
             feeds = []
-        found = Precision(Plan(), budget=budget, metric=request.metric, samples=len(feeds), notes=notes)
+        if request.prune:
+            notes.append(f"{prune(graph)} weights were made 2:4 sparse")
+            if trials is not None:
+                put(graph, trials.base)
+        found = Precision(
+            Plan(request.precision, request.io), budget=budget, metric=request.metric, samples=len(feeds), notes=notes
+        )
         if request.plan is not None:
             found.plan = request.plan if isinstance(request.plan, Plan) else Plan.load(request.plan)
             outcome = _judge(trials, found.plan, found)
@@ -168,6 +179,7 @@ def lower(
                 where=f"--precision {request.precision}",
                 hint="allow more with --max-error, keep nodes high with --keep, or try --precision bf16 or auto",
             )
+    found.sparse = count(graph)
     found.writes = write_plan(graph, found.plan, layers, custom)
     know_types(graph, custom)
     return found
@@ -198,8 +210,6 @@ def _samples(
         held = one if isinstance(one, Samples) else Samples(one, model)
         return [feeds for _, feeds in zip(range(max(request.samples, 1)), held, strict=False)], []
     path = folder / "source.onnx"
-    from graphopt.numerics.program import put
-
     put(graph, path)
     found = random_samples(model, path, shapes, request.samples, request.seed, runner)
     path.unlink(missing_ok=True)
@@ -220,6 +230,8 @@ class _Decision:
 
     def run(self) -> Outcome | None:
         request, found = self.request, self.found
+        if request.precision not in LOW:
+            return _judge(self.trials, found.plan, found)
         floats = Floats(self.graph, request.precision, LOW[request.precision], request.io, self.layers, request.keep)
         self.tell("precision: ranges", 0, 0)
         floats.measure(self.feeds, self.runner)
@@ -228,6 +240,9 @@ class _Decision:
             found.plan, outcome = low_floats(floats, self.trials, found.budget, self.cost, self.tell)
         for name in self._quantized():
             outcome = self._quantize(name, outcome)
+        if self.trials is not None and outcome is not None:
+            outcome = _judge(self.trials, found.plan, found)  # not what was remembered of an earlier run
+            self.trials.forget()
         found.notes += [note for note in found.plan.notes if note not in found.notes]
         return outcome
 

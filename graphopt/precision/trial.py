@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.ir.infer import Custom
 from graphopt.ir.load import load
+from graphopt.layers.kernel import cache_folder
 from graphopt.layers.layer import Layer
 from graphopt.numerics.difference import Value
 from graphopt.numerics.execute import Runner
@@ -66,6 +71,19 @@ class Trials:
         runner.open(self.base)
         self.expected: list[Mapping[str, Value]] = [runner.run(feeds) for feeds in samples]
         runner.close()
+        self.memory = Memory(self.base, samples)
+
+    def remembered(self, plan: Plan) -> Outcome:
+        """run(plan), unless that was measured before, in this run or in one that was interrupted."""
+        known = self.memory.get(plan)
+        if known is None:
+            known = self.run(plan)
+            self.memory.put(plan, known)
+        return known
+
+    def forget(self) -> None:
+        """The search is over: nothing needs to be remembered."""
+        self.memory.path.unlink(missing_ok=True)
 
     def graph(self, plan: Plan | None) -> gs.Graph:
         """The model afresh, with the plan written into it; None: as it is."""
@@ -132,6 +150,48 @@ class Trials:
                     found += [(after / max(before, 1e-4), name, f"operand of {tensor.name}") for name in operands]
         found.sort(key=lambda one: -one[0])
         return list(dict.fromkeys((name, why) for _, name, why in found))[:_AT_ONCE]
+
+
+class Memory:
+    """Outcomes of plans of one model on the same samples: $GRAPHOPT_CACHE/search/DIGEST.json."""
+
+    def __init__(self, base: Path, samples: Sequence[Feeds]) -> None:
+        state = hashlib.sha256(graphopt_version().encode())
+        with base.open("rb") as file:
+            while piece := file.read(1 << 20):
+                state.update(piece)
+        for feeds in samples:
+            for name, value in feeds.items():
+                state.update(name.encode() + np.asarray(value).tobytes())
+        self.path = cache_folder() / "search" / f"{state.hexdigest()[:24]}.json"
+        try:
+            self.known: dict[str, dict[str, float]] = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    @staticmethod
+    def _key(plan: Plan) -> str:
+        bare = Plan(plan.precision, plan.io, {name: replace(one, why="") for name, one in plan.tensors.items()})
+        return hashlib.sha256(bare.to_text().encode()).hexdigest()[:24]
+
+    def get(self, plan: Plan) -> Outcome | None:
+        found = self.known.get(self._key(plan))
+        return None if found is None else Outcome(dict(found))
+
+    def put(self, plan: Plan, outcome: Outcome) -> None:
+        self.known[self._key(plan)] = outcome.error
+        with contextlib.suppress(OSError):  # a cache that cannot be written to only costs time
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(self.known))
+            temporary.replace(self.path)
+
+
+def graphopt_version() -> str:
+    """The package's version: another one may round or place differently."""
+    from graphopt import __version__
+
+    return __version__
 
 
 def fitting(feeds: Feeds, graph: gs.Graph) -> Feeds:

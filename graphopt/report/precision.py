@@ -28,6 +28,10 @@ def precision_section(found: Mapping[str, Any] | None) -> RenderableType | None:
         parts.append(Text(f"{text}; {units.error(found['max_error'])} are allowed.", style="green"))
     else:
         parts.append(Text("Its error was not evaluated.", style="yellow"))
+    sparse = found["sparse"]
+    if sparse.get("sparse"):
+        text = f"{sparse['sparse']} of {sparse['of']} weights of large products are 2:4 sparse"
+        parts.append(Text(f"{text} ({units.size(sparse['bytes'])})."))
     reasons: dict[str, list[str]] = {}
     for name, why in found["kept"].items():
         reasons.setdefault(why, []).append(name)
