@@ -34,14 +34,15 @@ def checked(job: Job, request: Request, verify: str) -> Request:
             raise UsageError("there is nothing to calibrate", where=f"--precision {request.precision}",
                              hint="choose fp16, bf16, fp8, int8, int4 or auto")  # fmt: skip
         return request
-    needed = LEAST_OPSET.get(request.precision, 0)
-    if job.opset is None and int(job.peek().opset) < needed:
-        job.opset = needed
     needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
     held = request.calib
     if held is not None and held != "random" and not isinstance(held, Samples):
         held = Samples(held, to_proto(job.peek(), weights="omit"))
     plan = request.plan if request.plan is None or isinstance(request.plan, Plan) else Plan.load(request.plan)
+    name = plan.precision if plan is not None else request.precision
+    needed = LEAST_OPSET.get(name, 0)
+    if job.opset is None and int(job.peek().opset) < needed:
+        job.opset = needed
     return replace(request, calib=held, plan=plan, judge=request.judge and verify != "none")
 
 

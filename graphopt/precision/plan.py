@@ -57,6 +57,8 @@ class Plan:
     """keep: inputs and outputs of the model stay as they are. change: they become what is computed next to them."""
     tensors: dict[str, Entry] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    max_error: float | None = None
+    """The budget that it was made for, in relative L2 if nothing else is said."""
 
     def set(self, name: str, **changes: Any) -> None:
         """Change some fields of a tensor's entry."""
@@ -72,7 +74,8 @@ class Plan:
 
     def to_text(self) -> str:
         """One JSON object, a tensor a line."""
-        head = {"graphopt_precision_plan": VERSION, "precision": self.precision, "io": self.io, "notes": self.notes}
+        head = {"graphopt_precision_plan": VERSION, "precision": self.precision, "io": self.io, "notes": self.notes,
+                "max_error": self.max_error}  # fmt: skip
         lines = [json.dumps(head)[:-1] + ', "tensors": {']
         rows = [f"{json.dumps(name)}: {json.dumps(_compact(entry))}" for name, entry in self.tensors.items()]
         return "\n".join([*lines, ",\n".join(rows), "}}", ""])
@@ -87,6 +90,7 @@ class Plan:
         if not isinstance(data, dict) or data.get("graphopt_precision_plan") != VERSION:
             raise UsageError(f"it is no precision plan of version {VERSION}", where=where)
         plan = cls(str(data.get("precision", "fp16")), str(data.get("io", "keep")), notes=list(data.get("notes", [])))
+        plan.max_error = data.get("max_error")
         if plan.io not in ("keep", "change"):
             raise UsageError(f"io is {plan.io!r}: choose keep or change", where=where)
         for name, given in dict(data.get("tensors", {})).items():

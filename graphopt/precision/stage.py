@@ -140,20 +140,22 @@ def lower(
     tell = progress or (lambda what, done, total: None)
     know_types(graph, custom)
     _name_nodes(graph)
-    budget = request.max_error if request.max_error is not None else BUDGET[_name(request)]
-    if budget <= 0:
+    given = Plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
+    name = given.precision if given is not None else request.precision
+    budget = request.max_error or (given.max_error if given is not None else None) or BUDGET[name]
+    if not budget > 0 or request.max_error == 0:
         raise UsageError(f"an error of {budget:g} cannot be kept", where="--max-error", hint="choose more than 0")
     measure = metric(request.metric)
     with (
-        tempfile.TemporaryDirectory(prefix="graphopt-") as name,
+        tempfile.TemporaryDirectory(prefix="graphopt-") as folder,
         Runner(**(runner_options or {})) as runner,
     ):
         tell("precision: samples", 0, 0)
-        feeds, notes = _samples(graph, request, inputs, shapes, runner, Path(name))
+        feeds, notes = _samples(graph, request, inputs, shapes, runner, Path(folder))
         trials = None
         try:
             wanted = feeds and request.judge
-            trials = Trials(graph, feeds, runner, Path(name), layers, custom, measure) if wanted else None
+            trials = Trials(graph, feeds, runner, Path(folder), layers, custom, measure) if wanted else None
         except (ExecutionError, GraphoptError) as error:
             notes.append(f"the source does not run here: {str(error).splitlines()[0]}")
             feeds = []
@@ -164,8 +166,8 @@ def lower(
         found = Precision(
             Plan(request.precision, request.io), budget=budget, metric=request.metric, samples=len(feeds), notes=notes
         )
-        if request.plan is not None:
-            found.plan = request.plan if isinstance(request.plan, Plan) else Plan.load(request.plan)
+        if given is not None:
+            found.plan = given
             outcome = _judge(trials, found.plan, found)
         else:
             outcome = _Decision(graph, request, target, layers, feeds, runner, trials, found, tell).run()
@@ -176,10 +178,11 @@ def lower(
             raise VerificationError(
                 f"output {where!r} is off by {outcome.worst:.3g} ({request.metric}), {budget:g} are allowed: "
                 "computed with rounding after every operator",
-                where=f"--precision {request.precision}",
+                where=f"--precision {name}",
                 hint="allow more with --max-error, keep nodes high with --keep, or try --precision bf16 or auto",
             )
     found.sparse = count(graph)
+    found.plan.max_error = budget
     found.writes = write_plan(graph, found.plan, layers, custom)
     know_types(graph, custom)
     return found
@@ -191,13 +194,6 @@ def _name_nodes(graph: gs.Graph) -> None:
         for node in scope.nodes:
             if not node.name and node.outputs:
                 node.name = node.outputs[0].name
-
-
-def _name(request: Request) -> str:
-    """The precision that is asked for, by name or by a plan."""
-    if isinstance(request.plan, (str, Path)):
-        return Plan.load(request.plan).precision
-    return request.plan.precision if request.plan is not None else request.precision
 
 
 def _samples(

@@ -21,13 +21,15 @@ import onnx
 
 import graphopt
 from graphopt import backends
-from graphopt.config import Limits, Shapes
+from graphopt.config import Limits, Shapes, Target
 from graphopt.errors import GraphoptError
+from graphopt.ir.convert import convert_opset
+from graphopt.ir.load import load
 from graphopt.ir.save import to_proto
 from graphopt.numerics.execute import Runner
 from graphopt.numerics.rounding import rounded_copy
 from graphopt.precision.metric import error_of, judged, relative_l2
-from graphopt.precision.stage import Request
+from graphopt.precision.stage import Request, lower
 
 
 def casts(model: onnx.ModelProto) -> int:
