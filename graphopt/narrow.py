@@ -17,6 +17,7 @@ from .precision.plan import Plan
 from .precision.quantization import needs_samples
 from .precision.samples import Samples
 from .precision.stage import Precision, Request, lower
+from .precision.unquantize import is_quantized
 from .report.result import describe
 from .rewrite.manager import Manager
 
@@ -34,7 +35,8 @@ def checked(job: Job, request: Request, verify: str) -> Request:
             raise UsageError("there is nothing to calibrate", where=f"--precision {request.precision}",
                              hint="choose fp16, bf16, fp8, int8, int4 or auto")  # fmt: skip
         return request
-    needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
+    if not is_quantized(job.peek()):
+        needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
     held = request.calib
     if held is not None and held != "random" and not isinstance(held, Samples):
         held = Samples(held, to_proto(job.peek(), weights="omit"))

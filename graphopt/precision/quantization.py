@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
@@ -17,7 +17,7 @@ from .capability import quantizable
 from .cost import Cost
 from .observe import Feeds
 from .places import Place, places, quantize_plan, residuals
-from .plan import Entry, Plan
+from .plan import LARGEST, Entry, Plan
 from .search import Group, search
 from .trial import Outcome, Trials
 
@@ -56,8 +56,12 @@ def prepare(
     method: str,
     weights_only: bool,
     tell: Tell,
+    known: Mapping[str, float],
 ) -> Quantization:
-    """Find the places, say what does not build, and calibrate. Raises UsageError and ExecutionError."""
+    """Find the places, say what does not build, and calibrate. Raises UsageError and ExecutionError.
+
+    known: largest magnitudes that a quantized source tells; then only what has one is quantized, without samples.
+    """
     quantized = DTYPES[precision]
     found, missing = places(graph, quantizable(backend, version, quantized))
     found = [place for place in found if not keep(place.node)]
@@ -70,6 +74,10 @@ def prepare(
         tensors = {place.activation.name: place.activation for place in found}
         tensors |= {tensor.name: tensor for tensor, _ in residuals(found).values()}
         inner = list(tensors.values())
+        if known:
+            scales = {name: known[name] / LARGEST[quantized] for name in tensors if name in known}
+            found = [place for place in found if place.activation.name in scales]
+            return Quantization(quantized, found, scales, weights_only, notes)
         scales = calibrate(graph, inner, samples, runner, method, quantized, tell)
     if not found:
         notes.append(f"nothing is quantized: no product is large enough, or none builds in {quantized}")

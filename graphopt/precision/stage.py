@@ -33,6 +33,7 @@ from .samples import Samples, random_samples
 from .sparsity import count, prune
 from .trial import Outcome, Trials
 from .types import know_types
+from .unquantize import Source, is_quantized, unquantize
 from .write import write_plan
 
 _ROUNDS = 6
@@ -136,12 +137,17 @@ def lower(
         VerificationError: with rounding after every operator, the result is further off than the budget.
     """
     layers = layers or {}
-    needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
+    given = Plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
+    name = given.precision if given is not None else request.precision
+    if not is_quantized(graph):
+        needs_samples(request.precision, request.calib, request.weights_only or request.plan is not None)
     tell = progress or (lambda what, done, total: None)
     know_types(graph, custom)
     _name_nodes(graph)
-    given = Plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
-    name = given.precision if given is not None else request.precision
+    source = Source()
+    if name in LOW and is_quantized(graph):
+        source = unquantize(graph)
+        know_types(graph, custom)
     budget = request.max_error or (given.max_error if given is not None else None) or BUDGET[name]
     if not budget > 0 or request.max_error == 0:
         raise UsageError(f"an error of {budget:g} cannot be kept", where="--max-error", hint="choose more than 0")
@@ -159,6 +165,10 @@ def lower(
         except (ExecutionError, GraphoptError) as error:
             notes.append(f"the source does not run here: {str(error).splitlines()[0]}")
             feeds = []
+        if source.nodes:
+            notes.append(f"the source was quantized: {source.nodes} operators were brought to float, and the error is "
+                         "measured against that")  # fmt: skip
+        notes += [f"{count} {op} of the source stay" for op, count in sorted(source.left.items())]
         if request.prune:
             notes.append(f"{prune(graph)} weights were made 2:4 sparse")
             if trials is not None:
@@ -170,7 +180,7 @@ def lower(
             found.plan = given
             outcome = _judge(trials, found.plan, found)
         else:
-            outcome = _Decision(graph, request, target, layers, feeds, runner, trials, found, tell).run()
+            outcome = _Decision(graph, request, target, layers, feeds, runner, trials, found, tell, source.ranges).run()
     if outcome is not None:
         found.error, found.judged = outcome.error, True
         if not outcome.worst <= budget:
@@ -219,7 +229,9 @@ class _Decision:
     def __init__(
         self, graph: gs.Graph, request: Request, target: Target, layers: Mapping[str, type[Layer]],
         feeds: Sequence[Feeds], runner: Runner, trials: Trials | None, found: Precision, tell: Progress,
+        ranges: Mapping[str, float],
     ) -> None:  # fmt: skip
+        self.ranges = ranges
         self.graph, self.request, self.target, self.layers = graph, request, target, layers
         self.feeds, self.runner, self.trials, self.found, self.tell = feeds, runner, trials, found, tell
         self.cost = Cost(request.layer_times)
@@ -266,9 +278,11 @@ class _Decision:
 
     def _quantized(self) -> Sequence[str]:
         """Which quantized dtypes are tried, the fastest first."""
+        if self.ranges and self.request.precision in ("fp16", "bf16"):
+            return ["int8"]  # a quantized source stays quantized
         if self.request.precision != "auto":
             return [self.request.precision] if self.request.precision in DTYPES else []
-        if self.request.calib in (None, "random") or not self.request.judge:
+        if (self.request.calib in (None, "random") and not self.ranges) or not self.request.judge:
             self.found.notes.append("auto quantizes nothing without real samples: add --calib")
             return []
         capability = self.target.compute_capability
@@ -280,7 +294,8 @@ class _Decision:
         calib = request.calib if isinstance(request.calib, Samples) else self.feeds
         samples = _First(calib, request.calib_samples)
         made = prepare(self.graph, precision, self.target.backend, self.target.version, kept(request.keep), samples,
-                       self.runner, request.method, weights_only, self.tell)  # fmt: skip
+                       self.runner, request.method, weights_only, self.tell,
+                       {} if isinstance(request.calib, Samples) else self.ranges)  # fmt: skip
         found.notes += made.notes
         plan, judged = within(made, found.plan, self.trials, found.budget, self.cost, self.tell)
         if judged is not None and outcome is not None and judged.worst > found.budget >= outcome.worst:
