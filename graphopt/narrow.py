@@ -13,7 +13,7 @@ from .config import Shapes, Target
 from .errors import PassError, UsageError
 from .ir.save import to_proto
 from .job import Job
-from .precision.plan import Plan
+from .precision.plan import LOW, Plan
 from .precision.quantization import needs_samples
 from .precision.samples import Samples
 from .precision.stage import Precision, Request, lower
@@ -43,6 +43,8 @@ def checked(job: Job, request: Request, verify: str) -> Request:
     plan = request.plan if request.plan is None or isinstance(request.plan, Plan) else Plan.load(request.plan)
     name = plan.precision if plan is not None else request.precision
     needed = LEAST_OPSET.get(name, 0)
+    if name in LOW and is_quantized(job.peek()):
+        needed = max(needed, LEAST_OPSET["int8"])
     if job.opset is None and int(job.peek().opset) < needed:
         job.opset = needed
     return replace(request, calib=held, plan=plan, judge=request.judge and verify != "none")

@@ -15,6 +15,11 @@ BUILDS: tuple[tuple[str, tuple[int, int], Mapping[str, frozenset[str]]], ...] = 
 )
 """(backend, from this version on, dtype -> operators whose Q/DQ form builds). Measured: tests/backends and DESIGN."""
 
+REFUSED: Mapping[tuple[str, str], frozenset[str]] = {
+    ("tensorrt_rtx", "bfloat16"): frozenset({"ConvTranspose", "HardSwish", "Mish", "GRU", "LpNormalization"}),
+}
+"""(backend, dtype) -> operators that parse or build in float32, but not in this dtype. Measured with 1.6.1."""
+
 LEAST_CAPABILITY = {"float8e4m3fn": (8, 9), "int8": (7, 5), "int4": (7, 5)}
 """GPUs with the arithmetic."""
 
@@ -27,6 +32,11 @@ def quantizable(backend: str, version: str, quantized: str) -> frozenset[str]:
         if name == backend and mine >= since:
             found = table.get(quantized, frozenset())
     return found
+
+
+def refused(backend: str, low: str) -> frozenset[str]:
+    """Operators that stay in float32 because the backend does not build them in this dtype."""
+    return REFUSED.get((backend, low), frozenset())
 
 
 def _numbers(version: str) -> tuple[int, int]:

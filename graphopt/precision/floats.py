@@ -35,11 +35,12 @@ class Floats:
         io: str,
         layers: Mapping[str, type[Layer]],
         keep: Sequence[str] = (),
+        refused: frozenset[str] = frozenset(),
     ) -> None:
         self.precision = precision
         self.low = low
         self.io = io
-        self.flow = Flow(graph, low, io, layers)
+        self.flow = Flow(graph, low, io, layers, refused)
         self.notes: list[str] = []
         self._node_pins: dict[str, str] = {}
         if self._is_mixed():

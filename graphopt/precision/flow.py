@@ -41,8 +41,16 @@ class Value:
 class Flow:
     """The atoms and values of one model, for one low dtype."""
 
-    def __init__(self, graph: gs.Graph, low: str, io: str, layers: Mapping[str, type[Layer]]) -> None:
+    def __init__(
+        self,
+        graph: gs.Graph,
+        low: str,
+        io: str,
+        layers: Mapping[str, type[Layer]],
+        refused: frozenset[str] = frozenset(),
+    ) -> None:
         self.graph = graph
+        self.refused = refused
         self.low = low
         self.layers = layers
         self.atoms: list[Atom] = [Atom(None, 0, "fixed")]
@@ -99,6 +107,8 @@ class Flow:
         if floats or results:
             heavy = node.op in HEAVY or node.domain not in (None, "", "ai.onnx")
             atom = self._atom(node, _ANY if heavy else 1 if results else 0)
+            if node.op in self.refused and not node.domain:
+                self.atoms[atom].pinned = f"{node.op} does not build in {self.low}"
             if self._is_unsure(node, found):
                 self.atoms[atom].pinned = "the dtype of an operand or result is not known"
         elif node.op in KEPT:

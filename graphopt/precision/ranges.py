@@ -26,7 +26,6 @@ HEADROOM = 2.0
 """Samples are samples: what comes within this factor of the largest value counts as beyond it."""
 _EXACT_INTEGERS = {"float16": 2048.0, "bfloat16": 256.0}
 _ANGLE = 8.0
-_LEAST = {"float16": 6e-8, "bfloat16": 1e-38}
 
 
 @dataclass
@@ -67,8 +66,8 @@ def measured(flow: Flow, samples: Sequence[Feeds], runner: Runner) -> dict[int, 
 
 
 def pin_by_range(flow: Flow, ranges: dict[int, Range]) -> None:
-    """Keep what low precision cannot hold: values beyond it, or all below it; large integers; large angles."""
-    top, least = LARGEST[flow.low] / HEADROOM, _LEAST[flow.low]
+    """Keep what low precision cannot hold: values beyond it; large integers; large angles."""
+    top = LARGEST[flow.low] / HEADROOM
     for key, value in flow.values.items():
         known = ranges.get(key)
         if known is None or not known.count:
@@ -77,8 +76,6 @@ def pin_by_range(flow: Flow, ranges: dict[int, Range]) -> None:
         masks = maker is not None and maker.op in MASKS and known.largest > SENTINEL / 2 and ends_in_softmax(maker)
         if known.largest > (top * HEADROOM if masks else top):
             flow.pin_tensor(value.tensor, f"reaches {known.largest:.3g}, beyond {flow.low} with headroom {HEADROOM:g}")
-        elif 0 < known.largest < 8 * least:
-            flow.pin_tensor(value.tensor, f"at most {known.largest:.3g}, zero in {flow.low}")
         if maker is not None and maker.op == "Cast" and not is_single(maker.inputs[0]):
             whole = dtypes.of(maker.inputs[0])
             if whole is not None and whole.kind in "iu" and known.largest > _EXACT_INTEGERS[flow.low]:

@@ -21,7 +21,7 @@ from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.program import put
 from graphopt.numerics.rounding import NoRounding
 
-from .capability import LEAST_CAPABILITY
+from .capability import LEAST_CAPABILITY, refused
 from .cost import Cost
 from .float_search import low_floats
 from .floats import Floats
@@ -34,7 +34,7 @@ from .sparsity import count, prune
 from .trial import Outcome, Trials
 from .types import know_types
 from .unquantize import Source, is_quantized, unquantize
-from .write import write_plan
+from .write import Written, write_plan
 
 _ROUNDS = 6
 Progress = Callable[[str, int, int], None]
@@ -87,7 +87,7 @@ class Precision:
     error: dict[str, float] = field(default_factory=dict)
     budget: float = 0.0
     metric: str = "l2"
-    writes: int = 0
+    writes: Written = field(default_factory=Written)
     samples: int = 0
     judged: bool = False
     sparse: dict[str, int] = field(default_factory=dict)
@@ -102,7 +102,8 @@ class Precision:
             "precision": self.plan.precision,
             "tensors": self.plan.counts(),
             "share_low": round(len(low) / max(len(self.plan.tensors), 1), 4),
-            "casts": self.writes,
+            "casts": self.writes.casts,
+            "quantize_nodes": self.writes.quantize_nodes,
             "error": {name: _finite(value) for name, value in self.error.items()},
             "metric": self.metric,
             "max_error": self.budget,
@@ -240,7 +241,9 @@ class _Decision:
         request, found = self.request, self.found
         if request.precision not in LOW:
             return _judge(self.trials, found.plan, found)
-        floats = Floats(self.graph, request.precision, LOW[request.precision], request.io, self.layers, request.keep)
+        low = LOW[request.precision]
+        floats = Floats(self.graph, request.precision, low, request.io, self.layers, request.keep,
+                        refused(self.target.backend, low))  # fmt: skip
         self.tell("precision: ranges", 0, 0)
         floats.measure(self.feeds, self.runner)
         outcome = self._repaired(floats)

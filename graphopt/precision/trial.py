@@ -39,8 +39,6 @@ class Outcome:
     """error[output]: the worst over the samples."""
 
     error: dict[str, float] = field(default_factory=dict)
-    writes: int = 0
-    """Casts, QuantizeLinear and DequantizeLinear that the plan took."""
 
     @property
     def worst(self) -> float:
@@ -90,13 +88,14 @@ class Trials:
         graph = load(self.base)
         if plan is None:
             know_types(graph, self.custom)
-        self.writes = write_plan(graph, plan, self.layers, self.custom) if plan is not None else 0
+        else:
+            write_plan(graph, plan, self.layers, self.custom)
         return graph
 
     def run(self, plan: Plan, only: int | None = None) -> Outcome:
         """The outcome of a plan. only: of this sample. Raises ExecutionError and NoRounding."""
         graph = self.graph(plan)
-        found = Outcome(writes=self.writes)
+        found = Outcome()
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder, "trial.onnx")
             put(graph, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,22 @@ from .slots import CONTROL, Slots, slots
 from .types import know_types
 
 RULE = "precision"
+
+
+@dataclass(frozen=True)
+class Written:
+    """Nodes that a plan put into a model."""
+
+    casts: int = 0
+    quantize_nodes: int = 0
+    """QuantizeLinear and DequantizeLinear."""
+
+
 _SINGLE = np.dtype(np.float32)
 
 
-def write_plan(graph: gs.Graph, plan: Plan, layers: Mapping[str, type[Layer]], custom: Custom | None = None) -> int:
-    """Make every tensor what the plan says; the number of casts, QuantizeLinear and DequantizeLinear nodes written.
+def write_plan(graph: gs.Graph, plan: Plan, layers: Mapping[str, type[Layer]], custom: Custom | None = None) -> Written:
+    """Make every tensor what the plan says; how many nodes that took.
 
     A tensor that one node makes together with others gets their widest dtype. custom: types of calls of layers.
     Raises UsageError where the plan names a tensor that the model has not.
@@ -73,7 +85,7 @@ class _Writer:
                 hint = nearest(name, known, "the plan was made for another model, or for other passes")
                 raise UsageError(f"the model has no float tensor {name!r}", where="precision plan", hint=hint)
 
-    def run(self) -> int:
+    def run(self) -> Written:
         if self.plan.io == "change":
             for tensor in self.graph.inputs:
                 if id(tensor) in self.wanted and is_single(tensor):
@@ -91,7 +103,7 @@ class _Writer:
             if node.op in CONTROL and not node.domain and not isinstance(self.edit.scope(node), gs.Function):
                 self._border(node)
         self.edit.flush()
-        return self.count + self.quantizer.count
+        return Written(self.count, self.quantizer.count)
 
     # -- nodes -------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,10 @@ def precision_section(found: Mapping[str, Any] | None) -> RenderableType | None:
     if found is None:
         return None
     counts = ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(found["tensors"].items()))
-    head = f"Precision {found['precision']}: {counts}; {units.several(found['casts'], 'cast or Q/DQ node')}."
+    head = f"Precision {found['precision']}: {counts}; {units.several(found['casts'], 'cast')}"
+    if found["quantize_nodes"]:
+        head += f", {units.several(found['quantize_nodes'], 'Q/DQ node')}"
+    head += "."
     parts: list[RenderableType] = [Text(head)]
     if found["judged"]:
         worst = max(found["error"].values(), key=lambda value: value or 0.0, default=0.0)

@@ -54,7 +54,7 @@ RMS_WEIGHTS = {"w": (RNG.standard_normal((16, 16)) * 200).astype(np.float32), "e
 def test_inputs_and_outputs_keep_their_types_for_two_casts():
     result, found = lowered(model(MLP, weights=MLP_WEIGHTS))
     assert ops(result) == ["Cast", "MatMul", "Add", "Relu", "MatMul", "Cast"]
-    assert found.writes == 2
+    assert found.writes.casts == 2
     assert {t.data_type for t in result.graph.initializer} == {onnx.TensorProto.FLOAT16}
     assert found.error["y"] < 2e-3
 
@@ -113,7 +113,7 @@ def test_a_masking_constant_becomes_one_that_float16_holds():
         s = MatMul(x, x) m = Where(mask, s, low) y = Softmax<axis = -1>(m) }"""
     source = model(text, weights={"low": np.float32(-3.4e38)})
     result, found = lowered(source)
-    assert found.writes == 2
+    assert found.writes.casts == 2
     assert min(onnx.numpy_helper.to_array(t).min() for t in result.graph.initializer) == -32752
     assert found.error["y"] < 5e-3
 
@@ -140,7 +140,7 @@ def test_index_arithmetic_stays():
     weights = {"scale": np.float32(4999), "zero": np.int64(0), "top": np.int64(4999)}
     result, found = lowered(model(text, weights=weights))
     assert {name for name, entry in found.plan.tensors.items() if entry.why == "index arithmetic"} == {"p", "f"}
-    assert ops(result).count("Cast") == 1 + found.writes
+    assert ops(result).count("Cast") == 1 + found.writes.casts
 
 
 def test_keep_takes_operators_and_node_names():
@@ -159,7 +159,7 @@ def test_cheap_nodes_between_kept_ones_are_kept_too():
     text = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, w) b = Exp(a) c = Neg(b) d = Exp(c) y = MatMul(d, w) }"
     _, found = lowered(model(text, weights={"w": (8, 8)}), keep=("Exp",), max_error=1.0)
     assert found.plan.tensors["c"].why == "between float32 nodes: saves casts"
-    assert found.writes == 4
+    assert found.writes.casts == 4
 
 
 def test_a_weight_of_two_readers_of_different_dtypes_is_held_twice():
@@ -210,7 +210,7 @@ def test_what_is_low_already_stays_as_it_is():
     source = model(text, weights={"w": RNG.standard_normal((8, 8)).astype(np.float16) * np.float16(0.1)})
     result, found = lowered(source)
     assert ops(result) == ops(source)
-    assert found.writes == 0
+    assert found.writes.casts == 0
 
 
 def test_an_error_beyond_the_budget_is_an_error_that_says_what_to_do():
@@ -222,7 +222,7 @@ def test_an_error_beyond_the_budget_is_an_error_that_says_what_to_do():
 def test_an_output_that_other_nodes_read_is_cast_once():
     text = "g (float[N,8] x) => (float[N,8] y, float[N,8] a) { a = MatMul(x, w) y = MatMul(a, w) }"
     result, found = lowered(model(text, weights={"w": (8, 8)}))
-    assert found.writes == 3
+    assert found.writes.casts == 3
     assert [v.name for v in result.graph.output] == ["y", "a"]
 
 

@@ -55,4 +55,4 @@ def test_without_low_precision():
     graph = load(SOURCE)
     found = lower(graph, Request("tf32", prune=True, max_error=2.0), Target())
     assert found.sparse["sparse"] == 2
-    assert found.writes == 0
+    assert found.writes.casts == 0
