@@ -164,7 +164,6 @@ def optimize(
                 keep_metadata=keep_metadata,
                 lower=lower,
                 precision=request_of(request),
-                plan_output=request["save_plan"],
                 verify=verify,
                 inputs=inputs,
                 samples=samples,
@@ -361,9 +360,8 @@ def _limits(seconds: float, memory_gb: float | None) -> Limits:
     )
 
 
-add_to(app)
-add_engine_commands(app)
-add_precision_to(app)
+for add in (add_to, add_engine_commands, add_precision_to):
+    add(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -47,7 +47,6 @@ def optimize(
     keep_metadata: bool = False,
     lower: str = "auto",
     precision: Request | str | None = None,
-    plan_output: str | os.PathLike[str] | None = None,
     verify: str = "end",
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     samples: int = 3,
@@ -70,7 +69,7 @@ def optimize(
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
     how many layers it makes of source and result. precision: a name ('fp16'), or a Request with samples and a budget;
-    plan_output: where to write the plan that was followed. repro: where 'each' writes a folder for what it took back;
+    repro: where 'each' writes a folder for what it took back;
     beside the output (OUTPUT.refused) if not given. strict: what was refused, could not be verified, or failed and
     was left out is an error.
 
@@ -119,9 +118,9 @@ def optimize(
                 report.outputs["engine"] = [report.build["engine"]]
         elif request.is_low:
             found = narrow(job, graph, request, shapes, check.inputs)
-        if plan_output is not None and request.is_low:
-            found.plan.save(plan_output)
-            report.outputs["plan"] = [os.fspath(plan_output)]
+        if request.plan_output is not None and request.is_low:
+            found.plan.save(request.plan_output)
+            report.outputs["plan"] = [os.fspath(request.plan_output)]
     report.seconds = perf_counter() - began
     return Result(graph, report)
 

@@ -136,6 +136,7 @@ def request_of(words: dict[str, Any]) -> Request:
         max_error=words["max_error"],
         metric=words["metric"],
         plan=words["plan"],
+        plan_output=words["save_plan"],
         method=words["calib_method"],
         calib_samples=words["calib_samples"],
         prune=words["sparse"] == "prune",

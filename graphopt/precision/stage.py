@@ -55,6 +55,8 @@ class Request:
     metric: str = "l2"
     plan: str | Path | Plan | None = None
     """A plan to be replayed as it is."""
+    plan_output: str | Path | None = None
+    """Where the plan that was followed is written."""
     method: str = "entropy"
     """How activation ranges are chosen: max, percentile, entropy, mse."""
     samples: int = 2

@@ -232,7 +232,7 @@ def test_the_whole_run(tmp_path):
     """Command to file: verified in float32 first, then lowered, judged, and the plan replays to the same bytes."""
     path, again, plan = tmp_path / "a.onnx", tmp_path / "b.onnx", tmp_path / "plan.json"
     onnx.save(model(MLP, weights=MLP_WEIGHTS), tmp_path / "m.onnx")
-    result = graphopt.optimize(tmp_path / "m.onnx", output=path, precision="fp16", plan_output=plan)
+    result = graphopt.optimize(tmp_path / "m.onnx", output=path, precision=Request("fp16", plan_output=plan))
     assert result.status == "ok"
     assert result.report.precision["casts"] == 2
     graphopt.optimize(tmp_path / "m.onnx", output=again, precision=Request("fp16", plan=plan))
