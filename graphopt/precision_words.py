@@ -41,7 +41,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "calib_method": (
         _option("--calib-method", "NAME", "How ranges of activations are chosen: max, percentile, entropy, mse."),
-        "entropy",
+        "max",
     ),
     "calib_samples": (_option("--calib-samples", "N", "How many samples to measure ranges on, at most.", int), 64),
     "weights_only": (

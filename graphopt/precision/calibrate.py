@@ -123,7 +123,8 @@ def _rounded(x: Array, limit: float, quantized: str) -> Array:
 
 def _by_entropy(histogram: Histogram) -> float:
     """argmin over thresholds of KL(true | quantized to 128 levels), outliers counted into the last bin."""
-    counts = histogram.counts
+    counts = histogram.counts.copy()
+    counts[0] = min(counts[0], counts[1])  # zeros are exact at any scale: they must not decide it
     best, found = np.inf, BINS
     for end in range(_LEVELS, BINS + 1, _LEVELS // 8):
         kept = counts[:end]

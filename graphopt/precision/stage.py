@@ -57,7 +57,7 @@ class Request:
     """A plan to be replayed as it is."""
     plan_output: str | Path | None = None
     """Where the plan that was followed is written."""
-    method: str = "entropy"
+    method: str = "max"
     """How activation ranges are chosen: max, percentile, entropy, mse."""
     samples: int = 2
     """How many samples the error is measured on."""

@@ -135,9 +135,12 @@ def peer(source, calib, folder, method):
     }  # fmt: skip
     path = folder / "source.onnx"
     onnx.save(source, path)
-    quantize_static(path, folder / "peer.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, extra_options=options,
-                    calibrate_method=getattr(CalibrationMethod, method))  # fmt: skip
+    words = {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8,
+             "extra_options": options, "calibrate_method": getattr(CalibrationMethod, method)}  # fmt: skip
+    try:
+        quantize_static(path, folder / "peer.onnx", Reader(), per_channel=True, **words)
+    except ValueError:  # it cannot take every weight apart by channels
+        quantize_static(path, folder / "peer.onnx", Reader(), per_channel=False, **words)
     return onnx.load(folder / "peer.onnx")
 
 
