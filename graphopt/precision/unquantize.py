@@ -134,6 +134,7 @@ class _Twins:
         """The float twin of an operand: a stored weight, or something quantized before."""
         if id(q) in self.twin:
             return self.twin[id(q)]
+        q = self._turned(q)
         if not isinstance(q, gs.Constant) or not isinstance(scale, gs.Constant):
             return None
         if zero is not None and zero.name and not isinstance(zero, gs.Constant):
@@ -188,6 +189,13 @@ class _Twins:
             self.source.ranges.setdefault(value.name, self.source.ranges[name])
         self.twin[id(out)] = value
         return True
+
+    def _turned(self, q: gs.Tensor) -> gs.Tensor:
+        """Transpose of a stored weight as a stored weight, which passes leave alone since it is quantized."""
+        maker = q.inputs[0] if q.inputs else None
+        if maker is None or maker.op != "Transpose" or not isinstance(maker.inputs[0], gs.Constant):
+            return q
+        return new_constant(f"{q.name}_turned", read(maker.inputs[0]).transpose(maker.attrs.get("perm")))
 
     def _looked_up(self, node: gs.Node) -> gs.Tensor | None:
         """DequantizeLinear(Gather(table, i), s, z) = Gather(s * (table - z), i), one scale for all."""

@@ -107,3 +107,19 @@ def test_a_weight_that_is_looked_up(tmp_path):
     got = execute(to_proto(graph).SerializeToString(), [feeds]).outputs[0]["y"]
     np.testing.assert_allclose(got, want, rtol=1e-6)
     assert [node.op for node in graph.nodes] == ["Gather"]
+
+
+def test_a_weight_that_is_turned():
+    """DequantizeLinear(Transpose(q)): one table serves the look-up and the last product of a language model."""
+    text = """g (float[4,8] x) => (float[4,20] y) {
+        t = Transpose<perm = [1,0]>(table) w = DequantizeLinear(t, s, z) y = MatMul(x, w) }"""
+    table = RNG.integers(0, 255, (20, 8)).astype(np.uint8)
+    source = model(text, weights={"table": table, "s": np.float32(0.1), "z": np.uint8(7)})
+    graph = load(source)
+    found = unquantize(graph)
+    assert not found.left
+    feeds = {"x": RNG.standard_normal((4, 8)).astype(np.float32)}
+    want = execute(source.SerializeToString(), [feeds]).outputs[0]["y"]
+    got = execute(to_proto(graph).SerializeToString(), [feeds]).outputs[0]["y"]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert [node.op for node in graph.nodes] == ["MatMul"]
