@@ -53,6 +53,7 @@ from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, prin
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .layer_commands import add_to
+from .precision_words import add_precision_to, request_of, takes_precision
 
 if TYPE_CHECKING:
     from .config import Limits
@@ -96,6 +97,7 @@ def _graphopt(
         )
     )
 )
+@takes_precision
 def optimize(
     model: Model,
     output: Output = None,
@@ -127,6 +129,7 @@ def optimize(
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    request: Any = None,
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
@@ -160,6 +163,7 @@ def optimize(
                 opset=opset,
                 keep_metadata=keep_metadata,
                 lower=lower,
+                precision=request_of(request),
                 verify=verify,
                 inputs=inputs,
                 samples=samples,
@@ -356,8 +360,8 @@ def _limits(seconds: float, memory_gb: float | None) -> Limits:
     )
 
 
-add_to(app)
-add_engine_commands(app)
+for add in (add_to, add_engine_commands, add_precision_to):
+    add(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

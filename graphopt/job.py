@@ -21,6 +21,7 @@ from .ir import dtypes
 from .ir import shapes as dims_of
 from .ir.convert import convert_opset
 from .ir.graph import Extras, flatten, peek, scopes
+from .ir.infer import Custom
 from .ir.load import load
 from .ir.notes import drop_exporters_notes
 from .ir.save import Staged, stage, to_proto
@@ -159,6 +160,17 @@ class Job:
             after_pass=tell,
             custom=self._lowering.custom,
         )
+
+    def peek(self) -> gs.Graph:
+        """The source, to be looked at only."""
+        if self._unused is None:
+            self._unused = self.load()
+        return self._unused
+
+    @property
+    def custom(self) -> Custom | None:
+        """The types of calls of custom layers, once the passes have run."""
+        return self._lowering.custom if self._lowering is not None else None
 
     def rewrite(
         self, refused: Mapping[tuple[str, str], str] | None = None, observe: Callable[[Manager], None] | None = None

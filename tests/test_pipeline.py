@@ -255,6 +255,7 @@ def test_the_json_mirrors_the_result() -> None:
         "each",
         "refused",
         "not_lowered",
+        "precision",
         "build",
         "outputs",
         "seconds",
