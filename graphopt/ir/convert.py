@@ -95,6 +95,17 @@ def _same_meaning(node: gs.Node, old: int, new: int) -> bool:
     return not after.deprecated and alike and _accepts(node, after)
 
 
+def same_spelling(op: str, old: int, new: int) -> bool:
+    """Whether a standard node of this operator is spelled alike at two opsets; its dtypes are not looked at."""
+    if not onnx.defs.has(op, old) or not onnx.defs.has(op, new):
+        return False
+    before, after = onnx.defs.get_schema(op, old), onnx.defs.get_schema(op, new)
+    if before.since_version == after.since_version:
+        return True
+    known = frozenset(_NEUTRAL.get(op, ()))
+    return not after.deprecated and _form(op, old, known) == _form(op, new, known)
+
+
 def _share_dtype(node: gs.Node, opset: int) -> None:
     """Where the shape could not be inferred nothing was: an output has the dtype of the inputs of its type variable."""
     if not _is_standard(node) or not onnx.defs.has(node.op, opset):

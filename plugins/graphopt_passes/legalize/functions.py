@@ -1,0 +1,135 @@
+"""Operators that ONNX itself defines by others: the definition in the place of the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+
+import graphopt
+from graphopt.config import Target
+from graphopt.ir import dtypes, shapes
+from graphopt.ir.attributes import PLAIN
+from graphopt.ir.convert import same_spelling
+from graphopt.ir.graph import new_constant
+from graphopt.ir.writer import node_to_proto
+from graphopt.rewrite.build import Skip
+from graphopt.rewrite.value import Value
+from graphopt.rewrite.worklist import Model
+
+from .native import is_taken
+from .site import Site, rewrite
+
+FUNCTIONS = (
+    "AffineGrid Attention Bernoulli BlackmanWindow CausalConvWithState Celu CenterCropPad DynamicQuantizeLinear "
+    "Elu FlexAttention Gelu GroupNormalization HammingWindow HannWindow LayerNormalization LinearAttention LogSoftmax "
+    "MeanVarianceNormalization Mish NegativeLogLikelihoodLoss RMSNormalization ReduceL1 ReduceL2 ReduceLogSum "
+    "ReduceLogSumExp ReduceSumSquare RotaryEmbedding Shrink Softmax SoftmaxCrossEntropyLoss Softsign SwiGLU Swish "
+    "ThresholdedRelu"
+).split()
+
+
+@graphopt.pass_("legalize", ops=FUNCTIONS)
+def expand_functions(graph: gs.Graph, target: Target, model: Model) -> int:
+    """f(x) = what ONNX's schema of f says that it is, where the target's table says that its parser does not take f.
+
+    At the model's opset, and not where an operator of the definition is spelled otherwise there. Random operators stay
+    random: Bernoulli's definition draws anew.
+    """
+    return rewrite(model, target, dict.fromkeys(FUNCTIONS, _expand), "expand-functions")
+
+
+def _expand(site: Site) -> Any:
+    if reason := is_taken(site):
+        raise Skip(reason)
+    return expand(site)
+
+
+def expand(site: Site) -> Any:
+    """The values of the node's outputs by the schema's own function body."""
+    body = _body(site)
+    imports = {entry.domain: entry.version for entry in body.opset_import}
+    if any(domain not in ("", "ai.onnx") for domain in imports):
+        raise Skip("its definition uses another domain")
+    opset = imports.get("", site.opset)
+    values: dict[str, Value | None] = {"": None}
+    for slot, name in enumerate(body.input):
+        values[name] = site.input(slot)
+    for node in body.node:
+        if not same_spelling(node.op_type, opset, site.opset):
+            raise Skip(f"its definition uses {node.op_type} as of opset {opset}")
+        attrs = _attributes(node, site)
+        if node.op_type == "Constant":
+            values[node.output[0]] = site.op.const(_constant(attrs))
+            continue
+        inputs = [values[name] for name in node.input]
+        made = site.op.raw(node.op_type, inputs, attrs, len(node.output))
+        values.update(zip(node.output, made, strict=True))
+    return [values[name] for name in body.output[: len(site.node.outputs)]]
+
+
+def _body(site: Site) -> onnx.FunctionProto:
+    node = site.node
+    schema = onnx.defs.get_schema(node.op, site.opset)
+    versions = [v for v in schema.context_dependent_function_opset_versions if v <= site.opset]
+    if versions:
+        proto = node_to_proto(node)
+        types = [_type(tensor).SerializeToString() for tensor in node.inputs]
+        raw = schema.get_context_dependent_function_with_opset_version(
+            max(versions), proto.SerializeToString(), types
+        )
+    else:
+        versions = [v for v in schema.function_opset_versions if v <= site.opset]
+        if not versions:
+            raise Skip(f"ONNX does not define {node.op} by other operators at opset {site.opset}")
+        raw = schema.get_function_with_opset_version(max(versions))
+    if isinstance(raw, onnx.FunctionProto):
+        return raw
+    if not raw:
+        raise Skip("ONNX's definition does not cover these types")
+    return onnx.FunctionProto.FromString(raw)
+
+
+def _type(tensor: gs.Tensor) -> onnx.TypeProto:
+    if not tensor.name:
+        return onnx.TypeProto()
+    dtype = dtypes.of(tensor)
+    if dtype is None:
+        raise Skip(f"the dtype of {tensor.name!r} is unknown")
+    shape = shapes.of(tensor)
+    return onnx.helper.make_tensor_type_proto(dtypes.to_onnx(dtype), shape)
+
+
+def _attributes(node: onnx.NodeProto, site: Site) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for one in node.attribute:
+        if one.ref_attr_name:
+            value = site.attr(one.ref_attr_name)
+            if value is not None:
+                found[one.name] = value
+        elif one.type == onnx.AttributeProto.TENSOR:
+            found[one.name] = new_constant(one.t.name, numpy_helper.to_array(one.t))
+        elif one.type in PLAIN:
+            found[one.name] = PLAIN[one.type](one)
+        else:
+            raise Skip(f"its definition has bodies ({node.op_type})")
+    return found
+
+
+def _constant(attrs: dict[str, Any]) -> Any:
+    for name, value in attrs.items():
+        if name == "value":
+            return value.values if isinstance(value, gs.Constant) else value
+        if name in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    raise Skip("its definition has a constant without a value")
+
+
+@graphopt.hookimpl
+def graphopt_passes() -> list[Any]:
+    return [expand_functions]
