@@ -23,7 +23,10 @@ import onnx
 from onnx import numpy_helper
 
 import graphopt
+from graphopt.backends.tensorrt import FLAVORS
+from graphopt.ir.convert import convert_opset
 from graphopt.ir.load import load
+from graphopt.ir.promote import promote_interface
 from graphopt.ir.save import to_proto
 from graphopt.ir.specialize import bind_inputs
 from graphopt.numerics.randomness import random_outputs
@@ -135,12 +138,10 @@ def optimize(model: onnx.ModelProto, bound: dict[str, Any], entries: Any, versio
     graph = load(model)
     bind_inputs(graph, bound)
     target = graphopt.Target(version=version)
-    try:
-        from graphopt_passes.legalize.promote import promote_interface
-    except ImportError:
-        pass
-    else:
-        promote_interface(graph, target)
+    least = FLAVORS[target.backend].least_opset
+    if graph.opset < least:
+        convert_opset(graph, least)
+    promote_interface(graph, target)
     manager = Manager(graph, entries, target)
     manager.run()
     return to_proto(manager.graph)
@@ -168,8 +169,8 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
     given = {}
     for name, value in feeds.items():
         if name in types:
-            if isinstance(value, np.ndarray) and types[name]:
-                value = value.astype(onnx.helper.tensor_dtype_to_np_dtype(types[name]))
+            if isinstance(value, (np.ndarray, np.generic)) and types[name]:
+                value = np.asarray(value).astype(onnx.helper.tensor_dtype_to_np_dtype(types[name]))
             given[name] = value
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -14,11 +14,14 @@ from graphopt.config import Target
 from graphopt.ir import dtypes, shapes
 from graphopt.ir.attributes import PLAIN
 from graphopt.ir.convert import same_spelling
-from graphopt.ir.graph import new_constant
+from graphopt.ir.graph import new_constant, new_variable
+from graphopt.ir.load import load
 from graphopt.ir.writer import node_to_proto
 from graphopt.rewrite.build import Skip
 from graphopt.rewrite.value import Value
 from graphopt.rewrite.worklist import Model
+
+from graphopt_passes.copies import Copier
 
 from .native import is_taken
 from .site import Site, rewrite
@@ -51,6 +54,8 @@ def _expand(site: Site) -> Any:
 def expand(site: Site) -> Any:
     """The values of the node's outputs by the schema's own function body."""
     body = _body(site)
+    if any(attribute.HasField("g") for node in body.node for attribute in node.attribute):
+        return _with_bodies(site, body)
     imports = {entry.domain: entry.version for entry in body.opset_import}
     if any(domain not in ("", "ai.onnx") for domain in imports):
         raise Skip("its definition uses another domain")
@@ -68,7 +73,53 @@ def expand(site: Site) -> Any:
         inputs = [values[name] for name in node.input]
         made = site.op.raw(node.op_type, inputs, attrs, len(node.output))
         values.update(zip(node.output, made, strict=True))
-    return [values[name] for name in body.output[: len(site.node.outputs)]]
+    return [
+        values[name] if site.wants(slot) or name in values else None
+        for slot, name in enumerate(body.output[: len(site.node.outputs)])
+    ]
+
+
+def _with_bodies(site: Site, body: onnx.FunctionProto) -> Any:
+    """The same for a definition that holds bodies of control flow: read as a function of a model, and copied."""
+    opset = {entry.domain: entry.version for entry in body.opset_import}.get("", site.opset)
+    if opset != site.opset and not all(same_spelling(op, opset, site.opset) for op in _operators(body.node)):
+        raise Skip(f"its definition is of opset {opset}")
+    copy = onnx.FunctionProto()
+    copy.CopyFrom(body)
+    copy.domain, copy.name = "definition", site.node.op
+    call = onnx.helper.make_node(copy.name, list(copy.input), list(copy.output), domain=copy.domain)
+    ports = [_port(name, site.input(slot)) for slot, name in enumerate(copy.input)]
+    results = [_port(name, None) for name in copy.output]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([call], "g", ports, results),
+        functions=[copy],
+        opset_imports=[onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("definition", 1)],
+        ir_version=10,
+    )
+    function = load(model).functions[0]
+    given = [value.tensor if value is not None and value.tensor is not None else new_variable("") for value in site.inputs]
+    given += [new_variable("") for _ in range(len(function.inputs) - len(given))]
+    known = {id(formal): actual for formal, actual in zip(function.inputs, given, strict=False)}
+    names = {value.name for node in function.nodes for value in node.attrs.values() if isinstance(value, gs.Node.AttributeRef)}
+    copier = Copier(known, site.model.editor.fresh, {name: site.attr(name) for name in (*body.attribute, *names)}, site.opset)
+    for part in function.nodes:
+        site.op.made.append(copier.node(part, f"{site.node.name}/{part.name or part.op}"))
+    return [Value(copier.tensor(formal), ops=site.op) for formal in function.outputs[: len(site.node.outputs)]]
+
+
+def _port(name: str, value: Value | None) -> onnx.ValueInfoProto:
+    dtype = dtypes.to_onnx(value.dtype) if value is not None and value.dtype is not None else onnx.TensorProto.FLOAT
+    return onnx.helper.make_tensor_value_info(name, dtype, None)
+
+
+def _operators(nodes: Any) -> set[str]:
+    found: set[str] = set()
+    for node in nodes:
+        found.add(node.op_type)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found |= _operators(attribute.g.node)
+    return found
 
 
 def _body(site: Site) -> onnx.FunctionProto:

@@ -58,7 +58,7 @@ def _name(value: Value | None) -> str:
 def _widen(site: Site) -> Any:
     node = site.node
     if is_pack(node):
-        return _cast_of_pack(site)
+        raise Skip("it stands at the interface of a carried value")
     if node.op in ("Cast", "CastLike"):
         return _cast(site)
     given = {_name(value) for value in site.inputs} & CARRIER.keys()
@@ -122,10 +122,6 @@ def _attribute(value: Any, name: str) -> Any:
     return value
 
 
-def _cast_of_pack(site: Site) -> Any:
-    raise Skip("it stands at the interface of a carried value")
-
-
 def _cast(site: Site) -> Any:
     """Cast(x, to=Y) over dtypes that are carried: wrapped for integers, rounded for small floats."""
     x, target = site[0], site.out_dtype()
@@ -134,7 +130,8 @@ def _cast(site: Site) -> Any:
     if source not in CARRIER and wanted not in CARRIER:
         raise Skip("no value is of a dtype that TensorRT lacks")
     producer = x.producer
-    if site.model.editor.is_result(site.node.outputs[0]) and wanted in ("int8", "uint8") and source not in CARRIER:
+    out = site.node.outputs[0]
+    if site.model.editor.is_result(out) and not out.outputs and wanted in ("int8", "uint8") and source not in CARRIER:
         raise Skip("it stands at the model's interface")
     if source in ("uint8", "int8") and x.tensor is not None and site.model.editor.is_input(x.tensor):
         if wanted not in CARRIER:

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.config import Target
-from graphopt.ir import dtypes
-from graphopt.ir.graph import extras, new_node, new_variable, scopes
 
-from .carried import CARRIER, NEVER_TAKEN, carrier, mark
+from . import dtypes
+from .graph import extras, new_node, new_variable, peek
 
+
+CARRIER: dict[str, str] = {
+    "int16": "int32",
+    "uint16": "int32",
+    "int8": "int32",
+    "uint8": "int32",
+    "int4": "int32",
+    "uint4": "int32",
+    "int2": "int32",
+    "uint2": "int32",
+    "uint32": "int64",
+    "uint64": "int64",
+    "float8e4m3fn": "float32",
+    "float8e4m3fnuz": "float32",
+    "float8e5m2": "float32",
+    "float8e5m2fnuz": "float32",
+    "float8e8m0": "float32",
+    "float4e2m1": "float32",
+}
+"""uint64 is carried below 2**63: int64 holds no more, and neither does an engine's interface."""
+NEVER_TAKEN = frozenset(CARRIER) - {"int8", "uint8", "int4", "float8e4m3fn", "float4e2m1"}
+"""Dtypes for which TensorRT has no tensors at all."""
+_MARK = "graphopt.pack"
 _NEVER_PORTS = NEVER_TAKEN | {"int4", "float8e4m3fn", "float4e2m1"}
+
+
+def carrier(dtype: Any) -> np.dtype[Any] | None:
+    """The dtype in which values of a dtype are carried, None for one that needs no carrier."""
+    found = CARRIER.get(dtypes.name(dtype))
+    return None if found is None else np.dtype(found)
+
+
+def is_pack(node: gs.Node | None) -> bool:
+    """Whether a node is a Cast to a dtype that holds the value anyway."""
+    known = peek(node) if node is not None else None
+    return known is not None and _MARK in known.metadata
+
+
+def mark(node: gs.Node) -> None:
+    """Note of a Cast that its operand holds a value of the dtype that it casts to."""
+    extras(node).metadata[_MARK] = "1"
 
 
 def promote_interface(graph: gs.Graph, target: Target) -> dict[str, str]:
@@ -45,7 +87,4 @@ def promote_interface(graph: gs.Graph, target: Target) -> dict[str, str]:
         cast = new_node("Cast", [tensor], [port], {"to": dtypes.to_onnx(port.dtype)}, name=f"{port.name}_unpack")
         graph.nodes.append(cast)
         told[port.name] = f"{name} as {CARRIER[name]}"
-    if told:
-        taken = {node.name for scope in scopes(graph) for node in scope.nodes}
-        assert len(taken) >= len(told)
     return told
