@@ -57,7 +57,7 @@ def expand(site: Site) -> Any:
     if any(attribute.HasField("g") for node in body.node for attribute in node.attribute):
         return _with_bodies(site, body)
     imports = {entry.domain: entry.version for entry in body.opset_import}
-    if any(domain not in ("", "ai.onnx") for domain in imports):
+    if any(node.domain not in ("", "ai.onnx") for node in body.node):
         raise Skip("its definition uses another domain")
     opset = imports.get("", site.opset)
     values: dict[str, Value | None] = {"": None}
@@ -124,8 +124,9 @@ def _operators(nodes: Any) -> set[str]:
 
 def _body(site: Site) -> onnx.FunctionProto:
     node = site.node
-    schema = onnx.defs.get_schema(node.op, site.opset)
-    versions = [v for v in schema.context_dependent_function_opset_versions if v <= site.opset]
+    schema = onnx.defs.get_schema(node.op, site.domain_opset, node.domain or "")
+    newest = site.domain_opset
+    versions = [v for v in schema.context_dependent_function_opset_versions if v <= newest]
     if versions:
         proto = node_to_proto(node)
         types = [_type(tensor).SerializeToString() for tensor in node.inputs]
@@ -133,7 +134,7 @@ def _body(site: Site) -> onnx.FunctionProto:
             max(versions), proto.SerializeToString(), types
         )
     else:
-        versions = [v for v in schema.function_opset_versions if v <= site.opset]
+        versions = [v for v in schema.function_opset_versions if v <= newest]
         if not versions:
             raise Skip(f"ONNX does not define {node.op} by other operators at opset {site.opset}")
         raw = schema.get_function_with_opset_version(max(versions))

@@ -32,6 +32,8 @@ class Site:
     def __init__(self, node: gs.Node, model: Model, target: Target) -> None:
         self.node, self.model, self.target = node, model, target
         self.opset = model.opset(node)
+        imports = {entry.domain: int(entry.version) for entry in model.imports(node)}
+        self.domain_opset = imports.get(node.domain or "", self.opset)
         self.op = Ops(model.editor, model.inference, node, self.opset, model.imports(node), [node])
         given: list[Value | None] = [Value(t, ops=self.op) if t.name else None for t in node.inputs]
         if is_standard(node):
@@ -59,7 +61,7 @@ class Site:
         if isinstance(value, gs.Node.AttributeRef):
             raise Skip("an attribute is a parameter of a function")
         if value is None:
-            value = default(self.node, name, self.opset)
+            value = default(self.node, name, self.domain_opset)
         return otherwise if value is None else value
 
     def dtype(self, slot: int = 0) -> np.dtype[Any]:
@@ -114,6 +116,9 @@ class Site:
         return made
 
 
+_DOMAINS = ("ai.onnx.preview", "ai.onnx.preview.training")
+
+
 def rewrite(model: Model, target: Target, handlers: Mapping[str, Handler], name: str) -> int:
     """Offer every standard node of the main graph and its bodies to the handler of its operator; how many it took.
 
@@ -125,7 +130,7 @@ def rewrite(model: Model, target: Target, handlers: Mapping[str, Handler], name:
     model.infer()
     for node in model.fresh(name):
         handler = handlers.get(node.op)
-        if handler is None or not is_standard(node) or model.home(node) is not model.graph:
+        if handler is None or not (is_standard(node) or node.domain in _DOMAINS) or model.home(node) is not model.graph:
             continue
         changes += attempt(node, model, target, handler, name)
     return changes
