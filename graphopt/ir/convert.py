@@ -30,6 +30,8 @@ _DATA_ELEMENTS = 256
 """Constants up to this size are shown to the converter; larger ones are inputs of a known type."""
 
 
+RAISED = 13
+"""Where models go that are too old for the target: the newest spelling of the oldest operators, and enough for rewrites."""
 _NEUTRAL = {"Reshape": ("allowzero",), "Shape": ("start", "end"), "Cast": ("saturate",)}
 """Attributes that newer schemas have, and whose absence means what the older ones do anyway."""
 _WORDS = {"float32": "float", "float64": "double"}
@@ -70,6 +72,23 @@ def convert_opset(graph: gs.Graph, opset: int) -> dict[str, int]:
     for root in (graph, *graph.functions):
         _import(root, opset)
     return dict(changed)
+
+
+def raise_opset(graph: gs.Graph, least: int, to: int) -> dict[str, Any] | None:
+    """Make a model below the opset `least` one of opset `to`; {'before', 'after', 'respelled'}, None where it is not below.
+
+    A model without standard operators states no opset and gets one. Raises ModelError as `convert_opset` does.
+    """
+    imports = {entry.domain for entry in graph.import_domains or ()}
+    before = int(graph.opset)
+    if before >= least and (not imports or imports & {"", "ai.onnx"}):
+        return None
+    if imports and not imports & {"", "ai.onnx"}:
+        graph.import_domains = [*graph.import_domains, helper.make_opsetid("", to)]
+        for scope in scopes(graph, functions=False):
+            scope.opset = to
+        return {"before": 0, "after": to, "respelled": {}}
+    return {"before": before, "after": to, "respelled": convert_opset(graph, to)}
 
 
 def _is_standard(node: gs.Node) -> bool:

@@ -24,7 +24,7 @@ from onnx import numpy_helper
 
 import graphopt
 from graphopt.backends.tensorrt import FLAVORS
-from graphopt.ir.convert import convert_opset
+from graphopt.ir.convert import RAISED, raise_opset
 from graphopt.ir.load import load
 from graphopt.ir.promote import promote_interface
 from graphopt.ir.save import to_proto
@@ -141,8 +141,7 @@ def optimize(model: onnx.ModelProto, bound: dict[str, Any], entries: Any, versio
     bind_inputs(graph, bound)
     target = graphopt.Target(version=version)
     least = FLAVORS[target.backend].least_opset
-    if graph.opset < least:
-        convert_opset(graph, least)
+    raise_opset(graph, least, RAISED)
     promote_interface(graph, target)
     manager = Manager(graph, entries, target)
     manager.run()

@@ -50,7 +50,15 @@ def random_like(site: Site) -> Value:
     attrs = {key: value for key, value in site.node.attrs.items() if key != "dtype"}
     like = site.cast(site[0], np.float32)
     made = op.raw(site.node.op, [like], {**attrs, "dtype": dtypes.to_onnx(np.float32)}, 1)[0]
-    return site.cast(made, wanted)
+    return op.Cast(made, to=dtypes.to_onnx(wanted))  # type: ignore[no-any-return]
+
+
+def prelu(site: Site) -> Value:
+    """A slope of lower rank, with ones in front: TensorRT spreads only among equal ranks."""
+    missing = site.rank(0) - site.rank(1)
+    if missing <= 0 or site[1].is_const:
+        raise Skip("taken as it is")
+    return site.op.PRelu(site[0], site.op.Unsqueeze(site[1], list(range(missing))))  # type: ignore[no-any-return]
 
 
 def clip(site: Site) -> Value:
@@ -116,6 +124,7 @@ HANDLERS = {
     "RandomUniformLike": random_like,
     "RandomNormalLike": random_like,
     "Clip": clip,
+    "PRelu": prelu,
     "OptionalHasElement": optional_has_element,
     "OptionalGetElement": optional_get_element,
     "TensorScatter": tensor_scatter,

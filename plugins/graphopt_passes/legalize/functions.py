@@ -14,7 +14,7 @@ from graphopt.config import Target
 from graphopt.ir import dtypes, shapes
 from graphopt.ir.attributes import PLAIN
 from graphopt.ir.convert import same_spelling
-from graphopt.ir.graph import new_constant, new_variable
+from graphopt.ir.graph import new_constant, new_variable, scopes, subgraphs
 from graphopt.ir.load import load
 from graphopt.ir.writer import node_to_proto
 from graphopt.rewrite.build import Skip
@@ -61,6 +61,11 @@ def expand(site: Site) -> Any:
         raise Skip("its definition uses another domain")
     opset = imports.get("", site.opset)
     values: dict[str, Value | None] = {"": None}
+    for inner in subgraphs(site.node):  # what its bodies capture
+        for scope in scopes(inner, functions=False):
+            made = {id(tensor) for node in scope.nodes for tensor in node.outputs} | set(map(id, scope.inputs))
+            read = [tensor for node in scope.nodes for tensor in node.inputs if id(tensor) not in made]
+            values.update({tensor.name: Value(tensor, ops=site.op) for tensor in read if tensor.name})
     for slot, name in enumerate(body.input):
         values[name] = site.input(slot)
     for node in body.node:
@@ -71,8 +76,8 @@ def expand(site: Site) -> Any:
             values[node.output[0]] = site.op.const(_constant(attrs))
             continue
         inputs = [values[name] for name in node.input]
-        made = site.op.raw(node.op_type, inputs, attrs, len(node.output))
-        values.update(zip(node.output, made, strict=True))
+        results = site.op.raw(node.op_type, inputs, attrs, len(node.output))
+        values.update(zip(node.output, results, strict=True))
     return [
         values[name] if site.wants(slot) or name in values else None
         for slot, name in enumerate(body.output[: len(site.node.outputs)])
@@ -129,6 +134,8 @@ def _body(site: Site) -> onnx.FunctionProto:
     versions = [v for v in schema.context_dependent_function_opset_versions if v <= newest]
     if versions:
         proto = node_to_proto(node)
+        for attribute in proto.attribute:
+            _constants_as_nodes(attribute.g)
         types = [_type(tensor).SerializeToString() for tensor in node.inputs]
         raw = schema.get_context_dependent_function_with_opset_version(
             max(versions), proto.SerializeToString(), types
@@ -143,6 +150,15 @@ def _body(site: Site) -> onnx.FunctionProto:
     if not raw:
         raise Skip("ONNX's definition does not cover these types")
     return onnx.FunctionProto.FromString(raw)
+
+
+def _constants_as_nodes(body: onnx.GraphProto) -> None:
+    """ONNX's own expansion of bodies knows nodes alone."""
+    made = [onnx.helper.make_node("Constant", [], [one.name], value=one) for one in body.initializer]
+    if made:
+        rest = list(body.node)
+        del body.node[:], body.initializer[:]
+        body.node.extend([*made, *rest])
 
 
 def _type(tensor: gs.Tensor) -> onnx.TypeProto:

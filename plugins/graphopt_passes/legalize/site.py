@@ -146,7 +146,7 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
         REASONS[node.name] = f"{name}: {skip}"
         return False
     results = list(found) if isinstance(found, (tuple, list)) else [found]
-    results += [None] * (len(node.outputs) - len(results))
+    results = (results + [None] * len(node.outputs))[: len(node.outputs)]
     where = f"pass {name}, node {node.name!r} ({node.op})"
     for made in site.op.made:
         model.inference.node(made, site.op._imports)
