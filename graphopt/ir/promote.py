@@ -58,8 +58,8 @@ def mark(node: gs.Node) -> None:
 def promote_interface(graph: gs.Graph, target: Target) -> dict[str, str]:
     """Inputs and outputs of dtypes that no engine has, in the dtype that carries them; name -> 'uint16 as int32'.
 
-    An input x of dtype D becomes one of the carrier's dtype, whose values must be those of D, followed by Cast to D; an
-    output is cast to the carrier. Values of uint64 must be below 2**63.
+    An input x of dtype D becomes one of the carrier's dtype, followed by Cast to D; an output is cast to the carrier.
+    Values of uint64 must be below 2**63.
     """
     if target.backend not in ("tensorrt", "tensorrt_rtx"):
         return {}
@@ -73,7 +73,6 @@ def promote_interface(graph: gs.Graph, target: Target) -> dict[str, str]:
         tensor.name = f"{tensor.name}_{name}"
         graph.inputs[number] = port
         cast = new_node("Cast", [port], [tensor], {"to": dtypes.to_onnx(narrow)}, name=f"{tensor.name}_pack")
-        mark(cast)
         graph.nodes.insert(0, cast)
         told[port.name] = f"{name} as {CARRIER[name]}"
     for number, tensor in enumerate(list(graph.outputs)):

@@ -150,7 +150,7 @@ def optimize(model: onnx.ModelProto, bound: dict[str, Any], entries: Any, versio
 
 def to_bind(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
     """The inputs that feed a slot which the parser wants constant, with the values of the suite."""
-    from graphopt_passes.legalize.table import CONSTANT_SLOTS
+    from graphopt.backends.operators import CONSTANT_SLOTS
 
     wanted: dict[str, Any] = {}
     produced = {name for node in model.graph.node for name in node.output}

@@ -143,7 +143,7 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
         found = handler(site)
     except Skip as skip:
         site.op.abort()
-        REASONS[node.name] = f"{name}: {skip}"
+        model.left[node.name] = f"{name}: {skip}"
         return False
     results = list(found) if isinstance(found, (tuple, list)) else [found]
     results = (results + [None] * len(node.outputs))[: len(node.outputs)]
@@ -169,6 +169,3 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
     edit.prune([node, *site.op.made])
     return True
 
-
-REASONS: dict[str, str] = {}
-"""Why the node of this name was last left alone: for `graphopt check`."""
