@@ -36,6 +36,7 @@ from .arguments import (
     PassName,
     Pipeline,
     Plugin,
+    PromoteIO,
     Quiet,
     ReportFile,
     Samples,
@@ -49,6 +50,7 @@ from .arguments import (
     target_of,
 )
 from .bisect import bisect
+from .check_command import add_check
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
 from .errors import UsageError
 from .layer_commands import add_to
@@ -107,6 +109,7 @@ def optimize(
     freeze: Freeze = None,
     bind: Bind = None,
     opset: Opset = None,
+    promote_io: PromoteIO = False,
     keep_metadata: KeepMetadata = False,
     pipeline: Pipeline = "default",
     skip: Skip = None,
@@ -157,6 +160,7 @@ def optimize(
                 freeze=frozen,
                 bind=bound,
                 opset=opset,
+            promote_io=promote_io,
                 keep_metadata=keep_metadata,
                 lower=lower,
                 verify=verify,
@@ -356,6 +360,7 @@ def _limits(seconds: float, memory_gb: float | None) -> Limits:
 
 
 add_to(app)
+add_check(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
