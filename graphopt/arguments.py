@@ -60,7 +60,7 @@ PromoteIO = Annotated[
         "--promote-io",
         metavar="",
         rich_help_panel=_SHAPES,
-        help="Inputs and outputs of dtypes that no engine has (int16, uint32, ...) get the dtype that carries their values.",
+        help="Inputs and outputs of dtypes that no engine has (int16, uint32, ...) become wider ones.",
     ),
 ]
 Bind = Annotated[

@@ -103,25 +103,28 @@ def check(
     show = progress or (lambda what, done, total: None)
     registry = Registry(plugins, no_plugins)
     job = Job(model, target, registry, registry.select("default", list(skip)), limits or Limits(), show, "never", skip)
-    job.promote_io = promote_io
     job.open(freeze or {}, bind or {})
     backend = backends.get(target.backend, job.limits)
     missing = backend.available()
     ask = _Ask(backend if missing is None else None, shapes, build, show)
     with tempfile.TemporaryDirectory(prefix="graphopt-check-") as folder:
         before = ask.verdict(job.load(), Path(folder) / "source.onnx")
+        job.promote_io = promote_io
         manager = job.manager()
         nodes_before = len(manager.graph.nodes)
         show("passes", 0, 0)
         fired = manager.run()
         after = ask.parsed(manager.graph, Path(folder) / "result.onnx")
-        predicted = bool(after.parses) and not _unbuildable(manager.graph, target)
+        predicted = bool(after.parses) and not _never_built(manager.graph, target)
         ask.built(after, Path(folder) / "result.onnx")
+    for found in (before, after):
+        if found.parses and found.builds is False:
+            found.blockers = _never_built(manager.graph, target)
     after.blockers = [_with_remedy(one, manager, registry) for one in after.blockers]
     rewrites = [
         {"pass": one.name, "does": one.doc, "changes": one.changes, "nodes": _made_by(manager.graph, one.name)}
         for one in fired
-        if one.changes and one.stage == "legalize"
+        if one.changes and one.stage == "legalize" and one.plugin.startswith("legalize")
     ]
     before.blockers = [_answered(one, manager.graph, after) for one in before.blockers]
     return Checked(
@@ -211,10 +214,12 @@ def _is_function(node: gs.Node, graph: gs.Graph) -> bool:
     return any(function.name == node.op for function in graph.functions)
 
 
-def _unbuildable(graph: gs.Graph, target: Target) -> list[str]:
+def _never_built(graph: gs.Graph, target: Target) -> list[Blocker]:
     if target.backend != "tensorrt_rtx":
         return []
-    return [node.name for scope in scopes(graph) for node in scope.nodes if node.op in UNBUILDABLE]
+    why = "TensorRT-RTX parses it and then has no kernel for it"
+    nodes = [node for scope in scopes(graph) for node in scope.nodes if node.op in UNBUILDABLE]
+    return [Blocker(node.name, node.op, _source(node), why, "", "") for node in nodes]
 
 
 def _made_by(graph: gs.Graph, name: str) -> int:

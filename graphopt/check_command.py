@@ -81,7 +81,11 @@ def check(
 
 def _tell(found: Checked) -> None:
     out = stdout()
-    by = f"{found.backend} {found.version}" if found.version else f"no {found.backend} here: by the table of measurements"
+    by = (
+        f"{found.backend} {found.version}"
+        if found.version
+        else f"no {found.backend} here: by the table of measurements"
+    )
     out.print(f"{by}", markup=False)
     out.print(f"as it is: {_words(found.source)}", markup=False)
     _blockers(found.source)
@@ -91,7 +95,9 @@ def _tell(found: Checked) -> None:
         out.print(f"{name}: {how}", markup=False)
     for one in found.rewrites:
         out.print(f"{one['pass']}: {one['changes']} changes, {one['nodes']} nodes: {one['does']}", markup=False)
-    expected = "" if found.result.builds is not None else f" (expected: {'builds' if found.predicted else 'does not build'})"
+    expected = (
+        "" if found.result.builds is not None else f" (expected: {'builds' if found.predicted else 'does not build'})"
+    )
     nodes = f"{found.nodes_before} -> {found.nodes_after} nodes"
     out.print(f"after graphopt ({nodes}): {_words(found.result)}{expected}", markup=False)
     _blockers(found.result)

@@ -160,7 +160,7 @@ def optimize(
                 freeze=frozen,
                 bind=bound,
                 opset=opset,
-            promote_io=promote_io,
+                promote_io=promote_io,
                 keep_metadata=keep_metadata,
                 lower=lower,
                 verify=verify,

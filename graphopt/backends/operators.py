@@ -46,13 +46,13 @@ CONSTANT_SLOTS: dict[str, tuple[int, ...]] = {
 """Operands that must be known when the model is parsed."""
 
 REFUSED = frozenset(
-    "Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr "
-    "BitwiseXor CausalConvWithState CenterCropPad Col2Im Compress ConvInteger CumProd DFT DeformConv Det "
+    "Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast BitShift BitwiseAnd BitwiseNot "
+    "BitwiseOr BitwiseXor CausalConvWithState CenterCropPad Col2Im Compress ConvInteger CumProd DFT DeformConv Det "
     "DynamicQuantizeLinear FlexAttention Gradient ImageDecoder LinearAttention MatMulInteger MaxUnpool Momentum "
-    "NegativeLogLikelihoodLoss NonZero Optional OptionalGetElement OptionalHasElement QLinearConv QLinearMatMul RoiAlign "
-    "SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
-    "ConcatFromSequence SoftmaxCrossEntropyLoss SplitToSequence SwiGLU TfIdfVectorizer TreeEnsemble Unique LabelEncoder "
-    "StringConcat StringNormalizer StringSplit RegexFullMatch".split()
+    "NegativeLogLikelihoodLoss NonZero Optional OptionalGetElement OptionalHasElement QLinearConv QLinearMatMul "
+    "RoiAlign SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
+    "ConcatFromSequence SoftmaxCrossEntropyLoss SplitToSequence SwiGLU TfIdfVectorizer TreeEnsemble Unique "
+    "LabelEncoder StringConcat StringNormalizer StringSplit RegexFullMatch".split()
 )
 """Operators of which no form is parsed."""
 

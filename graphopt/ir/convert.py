@@ -31,7 +31,7 @@ _DATA_ELEMENTS = 256
 
 
 RAISED = 13
-"""Where models go that are too old for the target: the newest spelling of the oldest operators, and enough for rewrites."""
+"""Where models go that are too old for the target: enough for rewrites, and still near."""
 _NEUTRAL = {"Reshape": ("allowzero",), "Shape": ("start", "end"), "Cast": ("saturate",)}
 """Attributes that newer schemas have, and whose absence means what the older ones do anyway."""
 _WORDS = {"float32": "float", "float64": "double"}
@@ -75,7 +75,7 @@ def convert_opset(graph: gs.Graph, opset: int) -> dict[str, int]:
 
 
 def raise_opset(graph: gs.Graph, least: int, to: int) -> dict[str, Any] | None:
-    """Make a model below the opset `least` one of opset `to`; {'before', 'after', 'respelled'}, None where it is not below.
+    """Make a model below the opset `least` one of opset `to`; what changed, or None where it is not below.
 
     A model without standard operators states no opset and gets one. Raises ModelError as `convert_opset` does.
     """

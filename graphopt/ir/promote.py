@@ -12,7 +12,6 @@ from graphopt.config import Target
 from . import dtypes
 from .graph import extras, new_node, new_variable, peek
 
-
 CARRIER: dict[str, str] = {
     "int16": "int32",
     "uint16": "int32",

@@ -1,8 +1,8 @@
 """python -m tests.bench.legalize: ONNX's 2,024 operator models in TensorRT-RTX, as they are and made legal by graphopt.
 
 Each model is parsed and built in a child process (one for each TensorRT-RTX given), then optimized, and built again;
-what came out runs in onnxruntime, else in ONNX's reference evaluator, against the outputs that the suite expects, within
-its tolerances. Records are appended to a file as they come: a run that was ended goes on where it was.
+what came out runs in onnxruntime, else in ONNX's reference evaluator, against the outputs that the suite expects,
+within its tolerances. Records are appended to a file as they come: a run that was ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from graphopt.ir.specialize import bind_inputs
 from graphopt.numerics.randomness import random_outputs
 from graphopt.registry import Registry
 from graphopt.rewrite.manager import Manager
-
-from ..ir.operator_models import Case, cases
+from tests.ir.operator_models import Case, cases
 
 HERE = Path(__file__).parent
 EPSILON = 1.2e-7
@@ -246,7 +245,11 @@ def judge(case: Case, juries: list[Jury], entries: Any, words: argparse.Namespac
     if words.dynamic:
         model = with_dynamic_leading_dims(model)
     shown = profile_of(model, feeds, words.dynamic)
-    record: dict[str, Any] = {"name": case.name, "kind": case.kind, "ops": sorted({n.op_type for n in model.graph.node})}
+    record: dict[str, Any] = {
+        "name": case.name,
+        "kind": case.kind,
+        "ops": sorted({n.op_type for n in model.graph.node}),
+    }
     record["source"] = {jury.version: jury.ask(model, shown) for jury in juries} if not words.no_source else {}
     record["result"], record["wrong"] = {}, {}
     signal.signal(signal.SIGALRM, _alarm)
@@ -259,7 +262,13 @@ def judge(case: Case, juries: list[Jury], entries: Any, words: argparse.Namespac
         try:
             result = optimize(model, bound, entries, jury.version)
         except _Late:
-            record["result"][jury.version] = {"parse": False, "build": False, "reason": "graphopt: late", "op": "", "late": 1}
+            record["result"][jury.version] = {
+                "parse": False,
+                "build": False,
+                "reason": "graphopt: late",
+                "op": "",
+                "late": 1,
+            }
             continue
         except Exception as error:
             record["result"][jury.version] = {
@@ -296,6 +305,10 @@ def judge(case: Case, juries: list[Jury], entries: Any, words: argparse.Namespac
     return record
 
 
+def count(verdicts: list[dict[str, Any]], what: str) -> int:
+    return sum(bool(one.get(what)) for one in verdicts)
+
+
 def summary(records: list[dict[str, Any]]) -> str:
     lines = [f"{len(records)} models"]
     versions = sorted({version for one in records for version in one["result"]})
@@ -308,17 +321,17 @@ def summary(records: list[dict[str, Any]]) -> str:
         ]
         lines += [
             f"TensorRT-RTX {version}",
-            f"  as they are: {sum(b.get('parse', 0) for b in before)} parse, {sum(b.get('build', 0) for b in before)} build",
-            f"  made legal:  {sum(a.get('parse', 0) for a in after)} parse, {sum(a.get('build', 0) for a in after)} build",
+            f"  as they are: {count(before, 'parse')} parse, {count(before, 'build')} build",
+            f"  made legal:  {count(after, 'parse')} parse, {count(after, 'build')} build",
             f"  of these right: {len(good)}; wrong: {sum(version in one['wrong'] for one in records)}; "
-            f"all outputs constant: {sum(bool(a.get('constant')) for a in after)}; "
+            f"all outputs constant: {count(after, 'constant')}; "
             f"with bound inputs: {sum(bool(one['bound']) for one in good)}",
-            f"  crashes: {sum('crash' in a for a in before)} -> {sum('crash' in a for a in after)}; lost: {len(lost)} {lost[:9]}",
+            f"  crashes: {count(before, 'crash')} -> {count(after, 'crash')}; lost: {len(lost)} {lost[:9]}",
         ]
         why = Counter(
             (a.get("op", ""), a.get("reason", "")[:90]) for a in after if not a.get("build") or a.get("constant")
         )
-        lines += [f"    {count:4} {op:24} {reason}" for (op, reason), count in why.most_common(60)]
+        lines += [f"    {times:4} {op:24} {reason}" for (op, reason), times in why.most_common(60)]
         lines += [f"    wrong {one['name']}: {one['wrong'][version]}" for one in records if version in one["wrong"]]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Judges models one by one with the TensorRT-RTX of its own interpreter: a request a line on stdin, a verdict a line out.
+"""Judges models with the TensorRT-RTX of its own interpreter: a request a line on stdin, a verdict a line out.
 
 Run by the interpreter of any environment that has tensorrt_rtx; imports nothing of graphopt. May die on any model.
 """
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def judge(trt: Any, builder: Any, logger: Any, messages: list[str], request: dict[str, Any]) -> dict[str, Any]:
-    """{'parse', 'build', 'op', 'node', 'reason'}: request holds 'model' and 'profile': name -> [min, opt, max] or values."""
+    """{'parse', 'build', 'op', 'node', 'reason'}: request holds 'model' and 'profile'."""
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(request["model"]):

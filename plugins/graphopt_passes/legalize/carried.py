@@ -48,7 +48,7 @@ def unpack(site: Site, x: Value) -> Value:
     if x.is_const:
         array = x.const
         assert array is not None
-        return site.op.const(array.astype(wide))  # type: ignore[no-any-return]
+        return site.op.const(array.astype(wide))
     producer = x.producer
     if producer is not None and is_pack(producer):
         return Value(producer.inputs[0], ops=site.op)
@@ -73,8 +73,8 @@ def wrap(site: Site, wide: Value, dtype: Any) -> Value:
 def round_to(site: Site, x: Value, dtype: Any, saturate: bool = True) -> Value:
     """The nearest value of a small float dtype, ties to even: round(x / step) * step, step = 2**(exponent - mantissa).
 
-    Exact: the step is a power of two, taken from a table by comparing |x| with the powers of two of the dtype. Beyond the
-    largest value: that value, else infinity for float8e5m2 and NaN for the others. NaN stays NaN.
+    Exact: the step is a power of two, taken from a table by comparing |x| with the powers of two of the dtype. Beyond
+    the largest value: that value, else infinity for float8e5m2 and NaN for the others. NaN stays NaN.
     """
     name, op = dtypes.name(dtype), site.op
     if name not in _FLOATS:

@@ -44,9 +44,9 @@ def random_like(site: Site) -> Value:
     """float64, and what is no float, drawn as float32 and cast."""
     op = site.op
     wanted = site.out_dtype()
-    if dtypes.name(wanted) in ("float32", "float16", "bfloat16"):
-        if dtypes.name(site.dtype()) in ("float32", "float16", "bfloat16"):
-            raise Skip("taken as it is")
+    taken = ("float32", "float16", "bfloat16")
+    if dtypes.name(wanted) in taken and dtypes.name(site.dtype()) in taken:
+        raise Skip("taken as it is")
     attrs = {key: value for key, value in site.node.attrs.items() if key != "dtype"}
     like = site.cast(site[0], np.float32)
     made = op.raw(site.node.op, [like], {**attrs, "dtype": dtypes.to_onnx(np.float32)}, 1)[0]
@@ -78,10 +78,10 @@ def optional_has_element(site: Site) -> Value:
     """False without an input; True for a tensor or a sequence."""
     value = site.input(0)
     if value is None:
-        return site.op.const(np.asarray(False))  # type: ignore[no-any-return]
+        return site.op.const(np.asarray(False))
     if getattr(value.tensor, "type", "tensor_type") == "optional_type":
         raise Skip("whether the optional value is there is known at run time")
-    return site.op.const(np.asarray(True))  # type: ignore[no-any-return]
+    return site.op.const(np.asarray(True))
 
 
 def optional_get_element(site: Site) -> Value:
@@ -92,7 +92,7 @@ def optional_get_element(site: Site) -> Value:
 
 
 def tensor_scatter(site: Site) -> Value:
-    """cache[n, ..., (w[n] + s) mod S, ...] = update[n, ..., s, ...]: places compared, one matrix of 0 and 1 for each n."""
+    """cache[n, ..., (w[n] + s) mod S, ...] = update[n, ..., s, ...], gathered where a place was written."""
     op, cache, update = site.op, site[0], site[1]
     rank = site.rank()
     axis = int(site.attr("axis", -2)) % rank
@@ -133,7 +133,7 @@ HANDLERS = {
 
 @graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def mend_corners(graph: gs.Graph, target: Target, model: Model) -> int:
-    """Forms of operators that TensorRT refuses = the same in forms that it takes: float Mod, maxima of truth values, ..."""
+    """Forms of operators that TensorRT refuses = the same in forms that it takes (float Mod, maxima of bools)."""
     return rewrite(model, target, HANDLERS, "mend-corners")
 
 

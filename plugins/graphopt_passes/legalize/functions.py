@@ -20,7 +20,6 @@ from graphopt.ir.writer import node_to_proto
 from graphopt.rewrite.build import Skip
 from graphopt.rewrite.value import Value
 from graphopt.rewrite.worklist import Model
-
 from graphopt_passes.copies import Copier
 
 from .native import is_taken
@@ -102,11 +101,20 @@ def _with_bodies(site: Site, body: onnx.FunctionProto) -> Any:
         ir_version=10,
     )
     function = load(model).functions[0]
-    given = [value.tensor if value is not None and value.tensor is not None else new_variable("") for value in site.inputs]
+    given = [
+        value.tensor if value is not None and value.tensor is not None else new_variable("") for value in site.inputs
+    ]
     given += [new_variable("") for _ in range(len(function.inputs) - len(given))]
     known = {id(formal): actual for formal, actual in zip(function.inputs, given, strict=False)}
-    names = {value.name for node in function.nodes for value in node.attrs.values() if isinstance(value, gs.Node.AttributeRef)}
-    copier = Copier(known, site.model.editor.fresh, {name: site.attr(name) for name in (*body.attribute, *names)}, site.opset)
+    names = {
+        value.name
+        for node in function.nodes
+        for value in node.attrs.values()
+        if isinstance(value, gs.Node.AttributeRef)
+    }
+    copier = Copier(
+        known, site.model.editor.fresh, {name: site.attr(name) for name in (*body.attribute, *names)}, site.opset
+    )
     for part in function.nodes:
         site.op.made.append(copier.node(part, f"{site.node.name}/{part.name or part.op}"))
     return [Value(copier.tensor(formal), ops=site.op) for formal in function.outputs[: len(site.node.outputs)]]
@@ -129,7 +137,7 @@ def _operators(nodes: Any) -> set[str]:
 
 def _body(site: Site) -> onnx.FunctionProto:
     node = site.node
-    schema = onnx.defs.get_schema(node.op, site.domain_opset, node.domain or "")
+    schema: Any = onnx.defs.get_schema(node.op, site.domain_opset, node.domain or "")
     newest = site.domain_opset
     versions = [v for v in schema.context_dependent_function_opset_versions if v <= newest]
     if versions:
@@ -137,9 +145,7 @@ def _body(site: Site) -> onnx.FunctionProto:
         for attribute in proto.attribute:
             _constants_as_nodes(attribute.g)
         types = [_type(tensor).SerializeToString() for tensor in node.inputs]
-        raw = schema.get_context_dependent_function_with_opset_version(
-            max(versions), proto.SerializeToString(), types
-        )
+        raw = schema.get_context_dependent_function_with_opset_version(max(versions), proto.SerializeToString(), types)
     else:
         versions = [v for v in schema.function_opset_versions if v <= newest]
         if not versions:
@@ -149,7 +155,8 @@ def _body(site: Site) -> onnx.FunctionProto:
         return raw
     if not raw:
         raise Skip("ONNX's definition does not cover these types")
-    return onnx.FunctionProto.FromString(raw)
+    found: onnx.FunctionProto = onnx.FunctionProto.FromString(raw)
+    return found
 
 
 def _constants_as_nodes(body: onnx.GraphProto) -> None:

@@ -66,7 +66,7 @@ def _parts(site: Site, x: Value, axis: int) -> tuple[Value, Value | None]:
 
 
 def _transform(site: Site, real: Value, imag: Value | None, size: int, length: int, count: int, inverse: bool) -> Any:
-    """X[k] = sum over t < min(size, length) of x[t] e^(-2 pi i k t / length), k < count; conjugate and / length back."""
+    """X[k] = sum over t < min(size, length) of x[t] e^(-2 pi i k t / length), k < count; conjugate, / length back."""
     if size * count > _MOST:
         raise Skip(f"a matrix of {size} x {count} would be too large: a custom layer is the way")
     t = np.arange(size)[:, None]
@@ -81,7 +81,7 @@ def _transform(site: Site, real: Value, imag: Value | None, size: int, length: i
 
 
 def _real_inverse(site: Site, real: Value, imag: Value | None, size: int, length: int) -> Any:
-    """x[t] = sum over k <= length / 2 of w[k] (Re X[k] cos - Im X[k] sin)(2 pi k t / length) / length; w is 1 at both ends."""
+    """x[t] = sum over k <= length / 2 of w[k] (Re X[k] cos - Im X[k] sin)(2 pi k t / length) / length."""
     if imag is None or size * length > _MOST:
         raise Skip("a one-sided inverse of real numbers, or a matrix that would be too large")
     k = np.arange(size)[:, None]
@@ -132,7 +132,9 @@ def stft(site: Site) -> Value:
     count = 1 + (dims[1] - size) // step
     places = np.arange(count)[:, None] * step + np.arange(size)[None, :]
     real, imag = _parts(site, op.Unsqueeze(x, [2]) if len(dims) == 2 else x, 1)  # each (batch, samples)
-    frames = [op.Mul(op.Gather(part, places, axis=1), window) if part is not None else None for part in (real, imag)]
+    frames: list[Any] = [
+        op.Mul(op.Gather(part, places, axis=1), window) if part is not None else None for part in (real, imag)
+    ]
     bins = size // 2 + 1 if site.attr("onesided", 1) else size
     found = _transform(site, frames[0], frames[1], size, size, bins, False)
     return op.Concat(*(op.Unsqueeze(part, [-1]) for part in found), axis=-1)  # type: ignore[no-any-return]
@@ -160,7 +162,7 @@ def det(site: Site) -> Value:
 
 
 def col2im(site: Site) -> Value:
-    """ConvTranspose of the columns, as channels of a grid of blocks, by the identity: each adds up where it came from."""
+    """ConvTranspose of the columns, as channels of a grid of blocks, by the identity: each adds where it came from."""
     op, x = site.op, site[0]
     _float(site)
     image, block = (site.const(slot).astype(int).tolist() for slot in (1, 2))

@@ -58,8 +58,8 @@ def _attention(site: Site) -> bool:
 _TESTS: dict[str, Callable[[Site], bool]] = {
     **dict.fromkeys(
         "Elu Gelu GroupNormalization MeanVarianceNormalization Mish RMSNormalization "
-        "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare RotaryEmbedding Shrink Softmax LogSoftmax Softsign "
-        "ThresholdedRelu".split(),
+        "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare RotaryEmbedding Shrink Softmax LogSoftmax "
+        "Softsign ThresholdedRelu".split(),
         _always,
     ),
     "Celu": _of("float32"),

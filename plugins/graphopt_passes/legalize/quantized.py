@@ -56,7 +56,7 @@ def _native(site: Site, narrow: str) -> bool:
     return site.attr("block_size", 0) == 0 or narrow in ("int4", "float4e2m1")
 
 
-def _spread(site: Site, value: Value, x: Value) -> Value:
+def _spread(site: Site, value: Value, x: Value) -> Any:
     """A scale or zero point in a shape that broadcasts with x: as it is, along an axis, or repeated in blocks."""
     op, rank = site.op, value.rank
     if rank is None or x.rank is None:

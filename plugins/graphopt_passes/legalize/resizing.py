@@ -100,7 +100,9 @@ def resize(site: Site) -> Value:
         raise Skip("TensorRT resizes so itself")
     if not dtypes.is_float(site.dtype()) and kind != "nearest":
         raise Skip("not of floats")
-    roi = site.const(1).astype(float).tolist() if mode == "tf_crop_and_resize" else [0.0] * len(axes) + [1.0] * len(axes)
+    roi = (
+        site.const(1).astype(float).tolist() if mode == "tf_crop_and_resize" else [0.0] * len(axes) + [1.0] * len(axes)
+    )
     plan = _plan(axes, shape, given, by_scales, policy)
     extrapolated = float(site.attr("extrapolation_value", 0.0))
     masks: list[tuple[int, Any]] = []
@@ -156,9 +158,11 @@ def _is_taken(
 
 
 def _whole(site: Site, scales: Any) -> bool:
-    """Whether scales give whole sizes: with align_corners the coordinates depend on the product before it is rounded."""
+    """Whether scales give whole sizes: with align_corners coordinates depend on the product before it is rounded."""
     shape = site[0].shape or ()
-    return all(isinstance(n, int) and float(n * s).is_integer() for n, s in zip(shape, scales.reshape(-1), strict=False))
+    return all(
+        isinstance(n, int) and float(n * s).is_integer() for n, s in zip(shape, scales.reshape(-1), strict=False)
+    )
 
 
 @graphopt.pass_("legalize", ops=("Resize",))

@@ -1,8 +1,8 @@
 """One node that is to be said otherwise: its operands, its attributes, and what stands in its place.
 
 A handler is a function of a `Site`. It returns the values of the node's outputs (None for one that nothing reads), or
-raises `graphopt.Skip` with the reason why this node must be left alone. Types are inferred before anything is applied: a
-handler that provably changes a dtype or a shape is an error that names it.
+raises `graphopt.Skip` with the reason why this node must be left alone. Types are inferred before anything is applied:
+a handler that provably changes a dtype or a shape is an error that names it.
 """
 
 from __future__ import annotations
@@ -168,4 +168,3 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
         edit.replace(old, tensor, at=node)
     edit.prune([node, *site.op.made])
     return True
-

@@ -20,8 +20,8 @@ from .carried import CARRIER, NEVER_TAKEN, carrier, hold, is_pack, pack, round_t
 from .site import Site, rewrite
 
 MOVES = frozenset(
-    "Reshape Transpose Identity Squeeze Unsqueeze Flatten Slice Concat Split Expand Tile Gather GatherElements GatherND "
-    "DepthToSpace SpaceToDepth Pad".split()
+    "Reshape Transpose Identity Squeeze Unsqueeze Flatten Slice Concat Split Expand Tile Gather GatherElements "
+    "GatherND DepthToSpace SpaceToDepth Pad".split()
 )
 """What TensorRT does with int8, int4 and float8, too."""
 SELECTS = MOVES | frozenset(
@@ -33,9 +33,15 @@ SELECTS = MOVES | frozenset(
 COMPUTES = frozenset("Add Sub Mul Div Neg Abs Sum ReduceSum ReduceProd CumSum CumProd Pow MatMul Gemm".split())
 """Their results are wrapped, or rounded."""
 MAKES = frozenset("ConstantOfShape EyeLike Range RandomNormal RandomUniform RandomNormalLike RandomUniformLike".split())
-WIDENED = sorted(SELECTS | COMPUTES | MAKES | {"Cast", "CastLike", "MaxPool", "Resize", "ReduceMean", "ReduceSumSquare",
-                                              "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Sqrt", "Exp",
-                                              "QuantizeLinear", "DequantizeLinear"} - {"QuantizeLinear", "DequantizeLinear"})  # fmt: skip
+WIDENED = sorted(
+    SELECTS
+    | COMPUTES
+    | MAKES
+    | set(
+        "Cast CastLike MaxPool Resize ReduceMean ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
+        "Sqrt Exp".split()
+    )
+)
 
 
 @graphopt.pass_("legalize", ops=WIDENED)
@@ -68,10 +74,13 @@ def _widen(site: Site) -> Any:
     if len(given | made) > 1:
         raise Skip(f"several dtypes that TensorRT lacks meet: {', '.join(sorted(given | made))}")
     name = next(iter(given | made))
-    if node.op in MOVES and name not in NEVER_TAKEN and not any(v is not None and is_pack(v.producer) for v in site.inputs):
-        if not any(v is not None and v.tensor is not None and site.model.editor.is_input(v.tensor) and name == "uint8"
-                   for v in site.inputs):  # fmt: skip
-            raise Skip("TensorRT moves such values as they are")
+    if (
+        node.op in MOVES
+        and name not in NEVER_TAKEN
+        and not any(v is not None and is_pack(v.producer) for v in site.inputs)
+    ) and not any(v is not None and v.tensor is not None and site.model.editor.is_input(v.tensor) and name == "uint8"
+               for v in site.inputs):  # fmt: skip
+        raise Skip("TensorRT moves such values as they are")
     kind = np.dtype(CARRIER[name])
     inner = np.dtype(np.float32) if node.op in ("MaxPool", "Resize", "Upsample", "ReduceMean") else kind
     operands = [None if value is None else unpack(site, value) for value in site.inputs[: len(node.inputs)]]
