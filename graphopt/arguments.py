@@ -54,6 +54,15 @@ Freeze = Annotated[
         rich_help_panel=_SHAPES,
     ),
 ]
+PromoteIO = Annotated[
+    bool,
+    typer.Option(
+        "--promote-io",
+        metavar="",
+        rich_help_panel=_SHAPES,
+        help="Inputs and outputs of dtypes that no engine has (int16, uint32, ...) become wider ones.",
+    ),
+]
 Bind = Annotated[
     list[str] | None,
     typer.Option(

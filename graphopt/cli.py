@@ -36,6 +36,7 @@ from .arguments import (
     PassName,
     Pipeline,
     Plugin,
+    PromoteIO,
     Quiet,
     ReportFile,
     Samples,
@@ -49,6 +50,7 @@ from .arguments import (
     target_of,
 )
 from .bisect import bisect
+from .check_command import add_check
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
@@ -110,6 +112,7 @@ def optimize(
     freeze: Freeze = None,
     bind: Bind = None,
     opset: Opset = None,
+    promote_io: PromoteIO = False,
     keep_metadata: KeepMetadata = False,
     pipeline: Pipeline = "default",
     skip: Skip = None,
@@ -161,6 +164,7 @@ def optimize(
                 freeze=frozen,
                 bind=bound,
                 opset=opset,
+                promote_io=promote_io,
                 keep_metadata=keep_metadata,
                 lower=lower,
                 precision=request_of(request),
@@ -360,7 +364,7 @@ def _limits(seconds: float, memory_gb: float | None) -> Limits:
     )
 
 
-for add in (add_to, add_engine_commands, add_precision_to):
+for add in (add_to, add_check, add_engine_commands, add_precision_to):
     add(app)
 
 

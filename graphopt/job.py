@@ -15,15 +15,17 @@ import onnx_graphsurgeon as gs
 from . import backends
 from .backends.profiles import profile
 from .backends.protocol import BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
+from .backends.tensorrt import FLAVORS
 from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, ModelError, PassError, UsageError
 from .ir import dtypes
 from .ir import shapes as dims_of
-from .ir.convert import convert_opset
+from .ir.convert import RAISED, convert_opset, raise_opset
 from .ir.graph import Extras, flatten, peek, scopes
 from .ir.infer import Custom
 from .ir.load import load
 from .ir.notes import drop_exporters_notes
+from .ir.promote import promote_interface
 from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
 from .ir.staging import staging
@@ -72,6 +74,9 @@ class Job:
         self.keep_metadata = False
         self.strict = False
         """Whether a pass that fails ends the run; else it is left out, and a warning says so."""
+        self.promote_io = False
+        """Whether inputs and outputs of dtypes that no engine has become ones of the dtype that carries them."""
+        self.interface: dict[str, str] = {}
         self._unused: gs.Graph | None = None
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
@@ -118,7 +123,19 @@ class Job:
                 "after": self.opset,
                 "respelled": convert_opset(graph, self.opset),
             }
+        elif self.target.backend in FLAVORS:
+            try:
+                raised = raise_opset(graph, FLAVORS[self.target.backend].least_opset, RAISED)
+            except ModelError as error:
+                self._warn(f"its opset {graph.opset} is too old for the parser and cannot be raised: {error.what}")
+                return load(self.given) if not (self.frozen or self.bound or self.promote_io) else graph
+            if raised is not None:
+                self.report.opset = raised
         return graph
+
+    def _warn(self, text: str) -> None:
+        if text not in self.report.warnings:
+            self.report.warnings.append(text)
 
     def load(self) -> gs.Graph:
         """The source, afresh."""
@@ -128,6 +145,8 @@ class Job:
         graph = load(self.given)
         freeze_dims(graph, self.frozen)
         bind_inputs(graph, self.bound)
+        if self.promote_io:
+            self.interface = promote_interface(graph, self.target)
         return graph
 
     def manager(self, most: int | None = None, refused: Mapping[tuple[str, str], str] | None = None) -> Manager:

@@ -44,6 +44,7 @@ def optimize(
     freeze: Mapping[str, Dims] | None = None,
     bind: Mapping[str, Any] | None = None,
     opset: int | None = None,
+    promote_io: bool = False,
     keep_metadata: bool = False,
     lower: str = "auto",
     precision: Request | str | None = None,
@@ -63,7 +64,9 @@ def optimize(
 
     output: where to write the optimized model; None writes nothing. engine: where to write an engine; None builds none.
     shapes: the optimization profile, and the shapes to verify at. freeze: dims made static; bind: inputs made
-    constants. opset: convert the model to this opset of ONNX first. keep_metadata: keep what exporters
+    constants. opset: convert the model to this opset of ONNX first; a model older than the target's parser takes is
+    raised anyway. promote_io: inputs and outputs of dtypes that no engine has become ones of the dtype that carries
+    their values. keep_metadata: keep what exporters
     note about every node (stack traces, traced expressions), which often outweighs it.
     lower: where custom layers are placed: 'auto' (where a measurement says that it pays), 'always', 'never'.
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
@@ -90,7 +93,7 @@ def optimize(
     layers = {kebab(layer.__name__) for _, layer in registry.layers()}
     entries = registry.select(pipeline, [name for name in skip if name not in layers])
     job = Job(model, target, registry, entries, limits or Limits(), progress or _silent, lower, skip)
-    job.strict, job.keep_metadata = strict, keep_metadata
+    job.strict, job.keep_metadata, job.promote_io = strict, keep_metadata, promote_io
     job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())

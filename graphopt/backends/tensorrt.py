@@ -32,6 +32,8 @@ class Flavor:
     """Engines are built for chosen GPU architectures, without a GPU, instead of for the GPU at hand."""
     has_plugins: bool
     """Custom layers run as plugins. TensorRT-RTX has none, and its parser ends the process on meeting a creator."""
+    least_opset: int = 7
+    """The parser refuses broadcasts of older models, whatever else is in them."""
 
 
 FLAVORS = {

@@ -30,6 +30,8 @@ _DATA_ELEMENTS = 256
 """Constants up to this size are shown to the converter; larger ones are inputs of a known type."""
 
 
+RAISED = 13
+"""Where models go that are too old for the target: enough for rewrites, and still near."""
 _NEUTRAL = {"Reshape": ("allowzero",), "Shape": ("start", "end"), "Cast": ("saturate",)}
 """Attributes that newer schemas have, and whose absence means what the older ones do anyway."""
 _WORDS = {"float32": "float", "float64": "double"}
@@ -72,6 +74,23 @@ def convert_opset(graph: gs.Graph, opset: int) -> dict[str, int]:
     return dict(changed)
 
 
+def raise_opset(graph: gs.Graph, least: int, to: int) -> dict[str, Any] | None:
+    """Make a model below the opset `least` one of opset `to`; what changed, or None where it is not below.
+
+    A model without standard operators states no opset and gets one. Raises ModelError as `convert_opset` does.
+    """
+    imports = {entry.domain for entry in graph.import_domains or ()}
+    before = int(graph.opset)
+    if before >= least and (not imports or imports & {"", "ai.onnx"}):
+        return None
+    if imports and not imports & {"", "ai.onnx"}:
+        graph.import_domains = [*graph.import_domains, helper.make_opsetid("", to)]
+        for scope in scopes(graph, functions=False):
+            scope.opset = to
+        return {"before": 0, "after": to, "respelled": {}}
+    return {"before": before, "after": to, "respelled": convert_opset(graph, to)}
+
+
 def _is_standard(node: gs.Node) -> bool:
     return node.domain in (None, "", "ai.onnx")
 
@@ -93,6 +112,17 @@ def _same_meaning(node: gs.Node, old: int, new: int) -> bool:
     without = frozenset(set(_NEUTRAL.get(node.op, ())) - node.attrs.keys()) if new < old else frozenset()
     alike = _form(node.op, old, without) == _form(node.op, new, without)
     return not after.deprecated and alike and _accepts(node, after)
+
+
+def same_spelling(op: str, old: int, new: int) -> bool:
+    """Whether a standard node of this operator is spelled alike at two opsets; its dtypes are not looked at."""
+    if not onnx.defs.has(op, old) or not onnx.defs.has(op, new):
+        return False
+    before, after = onnx.defs.get_schema(op, old), onnx.defs.get_schema(op, new)
+    if before.since_version == after.since_version:
+        return True
+    known = frozenset(_NEUTRAL.get(op, ()))
+    return not after.deprecated and _form(op, old, known) == _form(op, new, known)
 
 
 def _share_dtype(node: gs.Node, opset: int) -> None:

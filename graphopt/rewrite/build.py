@@ -90,6 +90,17 @@ class Ops:
         values = tuple(Value(tensor, ops=self) for tensor in made)
         return values[0] if outputs == 1 else values
 
+    def raw(self, name: str, inputs: Sequence[Any], attrs: dict[str, Any], outputs: int) -> tuple[Value, ...]:
+        """A node spelled as the model's opset spells it already, with all its attributes; the values it makes."""
+        operands = list(inputs)
+        while operands and operands[-1] is None:
+            operands.pop()
+        tensors = [self._tensor(name, slot, value, operands) for slot, value in enumerate(operands)]
+        called = self._editor.fresh(self._stem(name))
+        made = [new_variable(self._editor.fresh(f"{called}_out")) for _ in range(outputs)]
+        self.made.append(new_node(name, tensors, made, attrs, name=called, domain=self._domain))
+        return tuple(Value(tensor, ops=self) for tensor in made)
+
     def _stem(self, op: str) -> str:
         """A new node is called after the node it stands for: the matched one of its operator, else the root."""
         alike = next((node.name for node in self._replaced if node.op == op), "")

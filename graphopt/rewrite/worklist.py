@@ -82,6 +82,8 @@ class Model:
         self.graph = graph
         self.source_bytes: int | None = None
         """The weights before anything was folded, once that is asked for."""
+        self.left: dict[str, str] = {}
+        """Why a function pass left the node of this name alone, where it says so."""
         self.inference = Inference(graph, custom)
         self._edits = 0
         self._opsets: dict[int, list[Any]] = {}

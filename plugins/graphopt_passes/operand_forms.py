@@ -60,6 +60,9 @@ def narrow_places(graph: gs.Graph, target: Target, model: Model) -> int:
             tensor = node.inputs[slot]
             if dtypes.name(tensor.dtype) == "int64":
                 node.inputs[slot] = made.setdefault(id(tensor), _narrowed(model, tensor))
+        if node.op == "Slice" and len(node.inputs) == 4 and node.inputs[3].name:
+            # Without steps the parser takes as many int32 steps as x has axes, and refuses the node.
+            node.inputs.append(edit.constant(np.ones(read(node.inputs[1]).shape, np.int32), "steps"))
         edit.edited(node)
         changes += 1
     return changes

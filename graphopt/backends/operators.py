@@ -1,0 +1,83 @@
+"""What TensorRT's parser and builder refuse, as data: measured over ONNX's 2,024 operator models.
+
+With TensorRT-RTX 1.6.1 and 1.7.1 (tests/bench/legalize.py), which agree in all that stands here. Where no TensorRT is
+installed, this table stands in for the parser.
+"""
+
+from __future__ import annotations
+
+import re
+
+CONSTANT_SLOTS: dict[str, tuple[int, ...]] = {
+    **{f"Reduce{kind}": (1,) for kind in "Sum Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare".split()},
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "OneHot": (1,),
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
+    "Pad": (1, 3),
+    "Split": (1,),
+    "CumSum": (1,),
+    "CumProd": (1,),
+    "STFT": (1, 3),
+    "DFT": (1, 2),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Range": (0, 1, 2),
+    "ConstantOfShape": (0,),
+    "CenterCropPad": (1,),
+    "BlackmanWindow": (0,),
+    "HannWindow": (0,),
+    "HammingWindow": (0,),
+    "MelWeightMatrix": (0, 1, 2, 3, 4),
+    "Col2Im": (1, 2),
+    "AffineGrid": (1,),
+    "SplitToSequence": (1,),
+    "SequenceAt": (1,),
+    "SequenceErase": (1,),
+    "SequenceInsert": (2,),
+    "Slice": (1, 2, 3, 4),
+    "Dropout": (1, 2),
+    "Trilu": (1,),
+    "Loop": (0,),
+    "NonMaxSuppression": (2, 3, 4),
+    "MaxUnpool": (2,),
+}
+"""Operands that must be known when the model is parsed."""
+
+REFUSED = frozenset(
+    "Adagrad Adam AffineGrid ArrayFeatureExtractor Bernoulli Binarizer BitCast BitShift BitwiseAnd BitwiseNot "
+    "BitwiseOr BitwiseXor CausalConvWithState CenterCropPad Col2Im Compress ConvInteger CumProd DFT DeformConv Det "
+    "DynamicQuantizeLinear FlexAttention Gradient ImageDecoder LinearAttention MatMulInteger MaxUnpool Momentum "
+    "NegativeLogLikelihoodLoss NonZero Optional OptionalGetElement OptionalHasElement QLinearConv QLinearMatMul "
+    "RoiAlign SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
+    "ConcatFromSequence SoftmaxCrossEntropyLoss SplitToSequence SwiGLU TfIdfVectorizer TreeEnsemble Unique "
+    "LabelEncoder StringConcat StringNormalizer StringSplit RegexFullMatch".split()
+)
+"""Operators of which no form is parsed."""
+
+UNBUILDABLE = frozenset(("NonMaxSuppression",))
+"""Operators that are parsed and then cannot be built by TensorRT-RTX, which has no plugins."""
+
+DTYPES = frozenset("float32 float16 bfloat16 float64 int32 int64 int8 uint8 bool float8e4m3fn int4 float4e2m1".split())
+"""Dtypes of values that the parser knows."""
+
+_PLAIN = [
+    (r"convertDtype\(onnxDtype|Failed to convert ONN", "a value has a dtype that TensorRT does not have"),
+    (r"^false$|creator &&|creator:|[Pp]lugin (was )?not found|plugin != nullptr", "TensorRT has no such operator"),
+    (r"resolvedWeights|is_weights\(\)|must be an initializer|must resolve to|constant initializer",
+     "an operand must be a constant"),
+    (r"Pre-opset 7", "the model's opset is older than 7"),
+    (r"mode than 1 outputs|only supports \w+ nodes with one output", "only the first output is supported"),
+    (r"Unsupported data type for the Cast", "it casts to or from a dtype that TensorRT does not have"),
+    (r"UINT8", "uint8 stands only at the engine's inputs and outputs"),
+    (r"dilations", "windows with holes are not supported"),
+    (r"Found unsupported input type", "it does not take operands of this dtype"),
+    (r"shape tensor and must have type", "a shape is computed from a value that is no integer"),
+    (r"no optimization profile", "an input decides a shape: bind it with --bind, or give its values"),
+]  # fmt: skip
+
+
+def plain(reason: str) -> str:
+    """The parser's reason in plain words; itself where there are none."""
+    return next((words for pattern, words in _PLAIN if re.search(pattern, reason)), reason)

@@ -1,0 +1,232 @@
+"""Quantized integer operators that TensorRT does not take, in arithmetic that is exact.
+
+    QuantizeLinear(x, s, z) = clip(round(x / s) + z, least, largest)
+    DequantizeLinear(q, s, z) = (q - z) * s
+    MatMulInteger(a, b) = MatMul(a - za, b - zb): whole numbers below 2**24 are exact in float32
+
+Native where the target has them: int8 with a constant zero point of 0, per tensor or per axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+import graphopt
+from graphopt.config import Target
+from graphopt.ir import dtypes, shapes
+from graphopt.rewrite.build import Skip
+from graphopt.rewrite.value import Value
+from graphopt.rewrite.worklist import Model
+
+from .carried import CARRIER, carrier, is_pack, pack, round_to, unpack
+from .site import Site, rewrite
+
+_RANGE = {
+    "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535), "int4": (-8, 7),
+    "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3),
+}  # fmt: skip
+_NATIVE = ("int8", "float8e4m3fn", "int4", "float4e2m1")
+_EXACT = 1 << 24
+
+
+def _native(site: Site, narrow: str) -> bool:
+    """Whether the target quantizes so: symmetric, with constant scales, and no block of an odd size."""
+    if narrow not in _NATIVE:
+        return False
+    zero, scale = site.input(2), site[1]
+    if zero is not None and (not zero.is_const or bool(np.asarray(zero.const).astype(np.float32).any())):
+        return False
+    if not scale.is_const or dtypes.name(scale.dtype) not in ("float32", "float16", "bfloat16"):
+        return False
+    if site.node.op == "DequantizeLinear":
+        x = site[0]
+        if x.producer is not None and is_pack(x.producer):
+            return False
+        if narrow in ("int4", "float4e2m1") and (x.size is None or x.size % 2):
+            return False
+    if site.node.op == "QuantizeLinear" and narrow != "int8" and site.model.editor.is_result(site.node.outputs[0]):
+        return False
+    if site.node.op == "QuantizeLinear" and any(
+        reader.op not in ("DequantizeLinear", "Reshape", "Transpose") for reader in site.node.outputs[0].outputs
+    ):
+        return False
+    return site.attr("block_size", 0) == 0 or narrow in ("int4", "float4e2m1")
+
+
+def _spread(site: Site, value: Value, x: Value) -> Any:
+    """A scale or zero point in a shape that broadcasts with x: as it is, along an axis, or repeated in blocks."""
+    op, rank = site.op, value.rank
+    if rank is None or x.rank is None:
+        raise Skip("a rank is unknown")
+    if rank == 0 or (rank == 1 and value.shape == (1,)):
+        return op.Reshape(value, [1] * 0) if rank == 1 and x.rank == 0 else value
+    axis = shapes.axis(int(site.attr("axis", 1)), x.rank)
+    if rank == 1:
+        return op.Reshape(value, [1] * axis + [-1] + [1] * (x.rank - axis - 1))
+    block = int(site.attr("block_size", 0))
+    if not block:
+        return value
+    if value.shape is None or not shapes.is_static(value.shape):
+        raise Skip("a blocked scale has dynamic dimensions")
+    dims = [int(dim) for dim in value.shape if isinstance(dim, int)]
+    wide = op.Unsqueeze(value, [axis + 1])
+    wide = op.Expand(wide, [*dims[: axis + 1], block, *dims[axis + 1 :]])
+    repeated = op.Reshape(wide, [*dims[:axis], dims[axis] * block, *dims[axis + 1 :]])
+    size = (x.shape or ())[axis]
+    if size == dims[axis] * block:
+        return repeated
+    if not isinstance(size, int):
+        raise Skip("the blocked dimension is dynamic")
+    return op.Slice(repeated, [0], [size], [axis])
+
+
+def quantize(site: Site) -> Value:
+    narrow = dtypes.name(site.out_dtype())
+    if _native(site, narrow):
+        raise Skip("TensorRT quantizes so itself")
+    op, x, scale, zero = site.op, site[0], site[1], site.input(2)
+    divisor = dtypes.from_onnx(int(site.attr("precision", 0) or 0)) or np.dtype(np.float32)
+    if dtypes.name(x.dtype) in ("float64",):
+        raise Skip("of float64")
+    x, scale = site.cast(x, divisor), site.cast(scale, divisor)
+    quotient = site.cast(op.Div(x, _spread(site, scale, x)), np.float32)
+    if narrow in _RANGE:
+        low, high = _RANGE[narrow]
+        rounded = op.Round(quotient)
+        if zero is not None:
+            rounded = op.Add(rounded, site.cast(_spread(site, unpack(site, zero), x), np.float32))
+        clipped = op.Clip(rounded, np.float32(low), np.float32(high))
+        return pack(site, site.cast(clipped, carrier(site.out_dtype())), site.out_dtype())
+    if zero is not None:
+        quotient = op.Add(quotient, site.cast(_spread(site, unpack(site, zero), x), np.float32))
+    saturate = bool(site.attr("saturate", 1))
+    return pack(site, round_to(site, quotient, site.out_dtype(), saturate), site.out_dtype())
+
+
+def dequantize(site: Site) -> Value:
+    narrow = dtypes.name(site.dtype())
+    if narrow not in CARRIER and narrow != "int32":
+        raise Skip(f"of {narrow}")
+    if narrow in _NATIVE and _native(site, narrow):
+        raise Skip("TensorRT dequantizes so itself")
+    op, x, zero = site.op, site[0], site.input(2)
+    wide = unpack(site, x)
+    kind = np.dtype(np.float32)
+    if zero is not None:
+        if wide.dtype is not None and wide.dtype.kind == "i":
+            wide = op.Sub(wide, _spread(site, unpack(site, zero), x))
+        else:
+            wide = op.Sub(wide, site.cast(_spread(site, unpack(site, zero), x), np.float32))
+    scale = site.cast(_spread(site, site[1], x), kind)
+    return site.cast(op.Mul(site.cast(wide, kind), scale), site.out_dtype())
+
+
+def _less(site: Site, slot: int, zero: int, axis: int | None = None) -> Value:
+    """float32 of an integer operand less its zero point, which stands along `axis` where it is a vector."""
+    op, point = site.op, site.input(zero)
+    x = unpack(site, site[slot])
+    if point is not None:
+        wide = unpack(site, point)
+        if wide.rank == 1 and wide.shape != (1,) and axis is not None:
+            rank = site.rank(slot)
+            place = axis % rank
+            wide = op.Reshape(wide, [1] * place + [-1] + [1] * (rank - place - 1))
+        x = op.Sub(x, wide)
+    return site.cast(x, np.float32)
+
+
+def _few(site: Site, slot: int, axes: tuple[int, ...]) -> None:
+    """Raise Skip where sums of so many products of bytes may exceed what float32 holds exactly."""
+    shape = site[slot].shape or ()
+    count = 1
+    for axis in axes:
+        dim = shape[axis] if -len(shape) <= axis < len(shape) else None
+        if not isinstance(dim, int):
+            raise Skip("the length of the sum is dynamic, so that it may not be exact in float32")
+        count *= dim
+    if count * 255 * 255 > _EXACT:
+        raise Skip(f"sums of {count} products may not be exact in float32")
+
+
+def matmul_integer(site: Site) -> Value:
+    _few(site, 0, (-1,))
+    product = site.op.MatMul(_less(site, 0, 2, -2), _less(site, 1, 3, -1))
+    return site.cast(product, np.int32)
+
+
+def conv_integer(site: Site) -> Value:
+    _few(site, 1, tuple(range(1, site.rank(1))))
+    attrs = dict(site.node.attrs)
+    x, w = _less(site, 0, 2), _less(site, 1, 3, 0)
+    return site.cast(site.op.raw("Conv", [x, w], attrs, 1)[0], np.int32)
+
+
+def _requantized(site: Site, value: Value, scale: Value, zero: Value) -> Value:
+    op, narrow = site.op, dtypes.name(site.out_dtype())
+    low, high = _RANGE[narrow]
+    rounded = op.Round(op.Div(value, scale))
+    shifted = op.Add(rounded, site.cast(unpack(site, zero), np.float32))
+    clipped = op.Clip(shifted, np.float32(low), np.float32(high))
+    return pack(site, site.cast(clipped, carrier(site.out_dtype())), site.out_dtype())
+
+
+def qlinear_matmul(site: Site) -> Value:
+    op = site.op
+    if dtypes.name(site.out_dtype()) not in _RANGE:
+        raise Skip("of small floats")
+    a = op.Mul(_less(site, 0, 2, -2), _scale(site, 1, 0, -2))
+    b = op.Mul(_less(site, 3, 5, -1), _scale(site, 4, 3, -1))
+    return _requantized(site, op.MatMul(a, b), site.cast(site[6], np.float32), site[7])
+
+
+def _scale(site: Site, slot: int, of: int, axis: int) -> Value:
+    value = site.cast(site[slot], np.float32)
+    if value.rank != 1 or value.shape == (1,):
+        return value
+    rank = site.rank(of)
+    place = axis % rank
+    made: Value = site.op.Reshape(value, [1] * place + [-1] + [1] * (rank - place - 1))
+    return made
+
+
+def qlinear_conv(site: Site) -> Value:
+    op = site.op
+    _few(site, 3, tuple(range(1, site.rank(3))))
+    x, w = _less(site, 0, 2), _less(site, 3, 5, 0)
+    total = op.raw("Conv", [x, w], dict(site.node.attrs), 1)[0]
+    rank = site.rank(0)
+    bias = site.input(8)
+    along = [1, -1] + [1] * (rank - 2)
+    if bias is not None:
+        total = op.Add(total, op.Reshape(site.cast(bias, np.float32), along))
+    scale = site.cast(site[4], np.float32)
+    scale = op.Reshape(scale, along) if scale.rank == 1 and scale.shape != (1,) else scale
+    return _requantized(site, op.Mul(total, op.Mul(site.cast(site[1], np.float32), scale)),
+                        site.cast(site[6], np.float32), site[7])  # fmt: skip
+
+
+HANDLERS = {
+    "QuantizeLinear": quantize,
+    "DequantizeLinear": dequantize,
+    "MatMulInteger": matmul_integer,
+    "ConvInteger": conv_integer,
+    "QLinearMatMul": qlinear_matmul,
+    "QLinearConv": qlinear_conv,
+}
+
+
+@graphopt.pass_("legalize", ops=tuple(HANDLERS))
+def spell_quantized(graph: gs.Graph, target: Target, model: Model) -> int:
+    """Quantized integer operators = float32 arithmetic on whole numbers, where TensorRT does not take them.
+
+    Not where a sum may exceed 2**24, beyond which float32 does not hold every whole number.
+    """
+    return rewrite(model, target, HANDLERS, "spell-quantized")
+
+
+@graphopt.hookimpl
+def graphopt_passes() -> list[Any]:
+    return [spell_quantized]
