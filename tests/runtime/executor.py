@@ -24,7 +24,7 @@ class Port:
 
 @dataclass
 class OnnxRuntime:
-    """engine(feeds) = outputs; `profile`: input -> (least, typical, largest) shape. `calls`: the shapes it was given."""
+    """engine(feeds) = outputs; `profile`: input -> (least, typical, largest) shape. It notes its calls."""
 
     model: onnx.ModelProto
     profile: Mapping[str, Any] = field(default_factory=dict)
