@@ -56,7 +56,7 @@ class Batcher:
     up to `batch` (the profile's typical size if not given), larger requests are split, and what is left is padded
     with copies of its last row to one of `sizes` (the profile's least, powers of two, and `batch`). Requests that
     differ in other dimensions or in the kind of array are not merged. The engine must treat rows independently of
-    each other; `graphopt run --metamorphic` checks that it does.
+    each other; `graphopt run ENGINE --check` looks whether it does.
 
     delay_ms: how long the oldest row may wait for others to fill its batch; 0 takes what is there.
     shared: inputs without rows, the same for all requests. limit_rows: `submit` waits while more rows than this

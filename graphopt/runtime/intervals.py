@@ -51,10 +51,22 @@ def intervals(found: Partition, shapes: Shapes, ask: OutputShapes) -> dict[str, 
     return bounds
 
 
+def decides_shapes(name: str) -> BackendError:
+    """Such a value would have to be in host memory while the parts are queued."""
+    return BackendError(
+        "its values decide shapes in an engine, which segments do not support",
+        where=f"value {name!r}",
+        hint="make it a constant with --bind, or build with --segments never",
+    )
+
+
 def _input(tensor: gs.Variable, shapes: Shapes) -> Interval:
     dims = dims_of.of(tensor) or ()
     if tensor.name in shapes:
-        return shapes.of(tensor.name)
+        bounds = shapes.of(tensor.name)
+        if len(bounds[1]) != len(dims):
+            raise decides_shapes(tensor.name)
+        return bounds
     if not dims_of.is_static(dims):
         raise UsageError(
             f"the shape of {tensor.name}[{dims_of.text(dims)}] is known only at run time: say a typical one",

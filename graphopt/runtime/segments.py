@@ -31,7 +31,7 @@ from graphopt.registry import Registry
 
 from . import container
 from .container import Blobs, Constant, Description, EngineEntry, KernelEntry, Value
-from .intervals import Interval, intervals
+from .intervals import Interval, decides_shapes, intervals
 from .partition import EnginePart, KernelPart, Partition, partition
 
 SEGMENTS = ("auto", "always", "never")
@@ -233,19 +233,13 @@ class _Maker:
             raise BackendError(error.what, where=where, hint=error.hint) from error
 
     def _refuse_host_values(self, part: EnginePart) -> None:
-        """Values that decide shapes would have to be in host memory while the parts are queued."""
         for name in part.inputs:
             tensor = self.found.tensors[name]
             kind, rank = dtypes.of(tensor), len(dims_of.of(tensor) or ())
             if kind is None or kind.kind not in "iub" or rank > 1:
                 continue
-            info = self.backend.parse(self.model(part)).inputs[name]
-            if info.is_shape:
-                raise BackendError(
-                    "its values decide shapes in an engine, which segments do not support",
-                    where=f"value {name!r}",
-                    hint="make it a constant with --bind, or build with --segments never",
-                )
+            if self.backend.parse(self.model(part)).inputs[name].is_shape:
+                raise decides_shapes(name)
 
 
 def _kernel_entry(

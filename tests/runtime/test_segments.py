@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from graphopt.registry import Registry
 from graphopt.runtime.container import Blobs, Container, is_container, write
 from graphopt.runtime.intervals import intervals
 from graphopt.runtime.partition import EnginePart, KernelPart
+from graphopt.runtime.ports import choose_profile
+from graphopt.runtime.segmented import layers_of, ports_of
 from graphopt.runtime.segments import BORDER_MS, build_segments
 from graphopt.testing import model
 from tests.layers import third_party
@@ -277,3 +280,29 @@ def test_auto_cuts_where_the_measurement_pays_for_the_border(tmp_path: Path, mon
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--segments some"):
         build_segments(tmp_path / "m.onnx", tmp_path / "m.engine", backends.get("tensorrt_rtx"), Registry(), "some")
+
+
+def test_a_layer_that_is_missing_or_has_changed_is_said(built: Path, tmp_path: Path) -> None:
+    description = Container(built).description
+    assert layers_of(description, [third_party]) == LAYERS
+    with pytest.raises(GraphoptError, match=r"FusedRootNorm is not installed(.|\n)*--plugin FILE"):
+        layers_of(description, [])
+    changed = tmp_path / "third_party.py"
+    changed.write_text(Path(third_party.__file__).read_text().replace("rsqrtf", "1 / sqrtf"))
+    with pytest.raises(GraphoptError, match="has changed"):
+        layers_of(description, [str(changed)])
+
+
+def test_a_container_has_the_ports_of_an_engine(built: Path) -> None:
+    ports = ports_of(Container(built).description)
+    assert [str(port) for port in ports.values()] == ["x: float32[2, ?, 64]", "z1: float32[2, ?, 64]"]
+    assert choose_profile([ports["x"]], {"x": (2, 7, 64)}) == 0
+    with pytest.raises(UsageError, match="no optimization profile"):
+        choose_profile([ports["x"]], {"x": (2, 10, 64)})
+
+
+def test_without_a_gpu_it_says_so(built: Path) -> None:
+    if importlib.util.find_spec("cupy") is not None:
+        pytest.skip("there may be a GPU here")
+    with pytest.raises(BackendError, match="CuPy"):
+        graphopt.Engine(built, plugins=[third_party])
