@@ -75,6 +75,7 @@ def run(
     model: OfModel = None,
     outputs: Outputs = None,
     check: Check = False,
+    plugin: Plugin = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -82,10 +83,12 @@ def run(
     with failures(as_json):
         from .trials import compare_with, run_once, write_outputs
 
-        done = run_once(what, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check)
+        done = run_once(
+            what, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check, plugins=plugin or ()
+        )
         if outputs is not None:
             write_outputs(Path(outputs), done.outputs)
-        differences = compare_with(compare, done) if compare is not None else []
+        differences = compare_with(compare, done, plugin or ()) if compare is not None else []
         ok = all(one.ok for one in differences) and all(one.ok for one in done.checks)
         if as_json:
             print_json(

@@ -60,6 +60,7 @@ def run_once(
     shapes: Mapping[str, Dims] | None = None,
     seed: int = 0,
     check: bool = False,
+    plugins: Sequence[str] = (),
 ) -> Done:
     """A model in onnxruntime, or an engine on the GPU. Raises GraphoptError."""
     path = Path(what)
@@ -73,7 +74,7 @@ def run_once(
         done = Done("onnxruntime", feeds, dict(found), path)
         call: Callable[[Arrays], Arrays] = lambda inputs: _in_onnxruntime(path, inputs)  # noqa: E731
     else:
-        engine = Engine(path)
+        engine = Engine(path, plugins=plugins)
         source = source_of(engine, model)
         feeds = inputs_of(engine.inputs, source, given=given, shapes=shapes, seed=seed)
         done = Done(f"{engine.loaded.trt.__name__} {engine.loaded.trt.__version__}", feeds, engine(feeds), source, True)
@@ -89,7 +90,7 @@ def _in_onnxruntime(path: Path, feeds: Arrays) -> Arrays:
         return dict(runner.run(feeds))
 
 
-def compare_with(other: str, done: Done) -> list[Difference]:
+def compare_with(other: str, done: Done, plugins: Sequence[str] = ()) -> list[Difference]:
     """The outputs of a run against those of `other`: 'onnxruntime', a model or an engine. Raises GraphoptError."""
     if other == "onnxruntime":
         if done.model is None:
@@ -98,7 +99,7 @@ def compare_with(other: str, done: Done) -> list[Difference]:
     elif is_model(Path(other)):
         wanted = _in_onnxruntime(Path(other), done.inputs)
     else:
-        wanted = Engine(other)(done.inputs)
+        wanted = Engine(other, plugins=plugins)(done.inputs)
         done.on_gpu = True
     if missing := [name for name in wanted if name not in done.outputs]:
         raise GraphoptError(f"output {missing[0]!r} is in {other} only")
@@ -189,7 +190,7 @@ def bench_all(
             if isinstance(engine_path, str):
                 rows.append(Row(name, failed=engine_path))
                 continue
-            engine = Engine(engine_path)
+            engine = Engine(engine_path, plugins=plugins)
             model = model or source_of(engine, None)
             if feeds is None:
                 typical = (
@@ -275,7 +276,7 @@ def profile_one(
     model = path if is_model(path) else None
     if model is not None:
         path = Path(_built(model, folder, 0, profile_shapes, False, plugins, no_plugins, progress)[0][1])
-    engine = Engine(path)
+    engine = Engine(path, plugins=plugins)
     model = model or source_of(engine, None)
     typical = (
         {name: profile_shapes.of(name)[1] for name in {*profile_shapes.min, *profile_shapes.opt, *profile_shapes.max}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +26,10 @@ from .loaded import Loaded, library, read_manifest
 from .places import places
 from .ports import Port
 from .segments import source_digest
-from .timing import on_device
+from .timing import captured, on_device
+
+TUNED_LAUNCHES = 10
+"""Of a kernel, in one CUDA graph, where its tactics are timed."""
 
 
 class Segments:
@@ -233,13 +237,20 @@ class SegmentsBound(Launches):
             found: dict[int, float] = {}
             for tactic in tactics:
                 one.tactic = int(tactic)
-                found[one.tactic] = on_device(
-                    lambda one=one, names=names: self._kernel(one, names, addresses),  # type: ignore[misc]
-                    self._stream,
-                    seconds=0.0,
-                    warm_up=0.01,
-                ).median
+                launch = partial(self._kernel, one, names, addresses)
+                many = captured(launch, self._stream, TUNED_LAUNCHES)
+                found[one.tactic] = on_device(many, self._stream, seconds=0.0, warm_up=0.01).median
             one.tactic = min(found, key=lambda tactic: found[tactic])
+
+    def kernel_ms(self) -> dict[int, float]:
+        """Milliseconds of each kernel by itself, by the number of its step; on what the last launch left in memory."""
+        addresses = {**dict(zip(self.order, self.own, strict=True)), **self._inner, **self._constants}
+        found = {}
+        for at, (one, names) in enumerate(self.steps):
+            if isinstance(one, KernelCall):
+                many = captured(partial(self._kernel, one, names, addresses), self._stream, TUNED_LAUNCHES)
+                found[at] = on_device(many, self._stream, seconds=0.0, warm_up=0.01).median / TUNED_LAUNCHES
+        return found
 
     def _kernel(self, call: KernelCall, names: Sequence[str], addresses: Mapping[str, int]) -> None:
         given = [addresses[name] for name in names]

@@ -112,6 +112,16 @@ def test_forks_run_beside_each_other(chain: graphopt.Engine) -> None:
     assert not wrong
 
 
+def test_its_profile_names_engines_layers_and_kernels(chain: graphopt.Engine) -> None:
+    from graphopt.runtime.profile import profile
+
+    found = profile(chain, {"x": x_of(8)}, seconds=0.1)
+    assert [layer.name for layer in found.layers if layer.kind == "kernel"] == ["FusedRootNorm"] * 2
+    assert len(found.layers) >= 4
+    assert all(layer.alone_ms > 0 for layer in found.layers)
+    assert found.named > 0.95
+
+
 def test_shapes_outside_of_the_profile_are_named(chain: graphopt.Engine) -> None:
     with pytest.raises(graphopt.UsageError, match="no optimization profile"):
         chain(x=x_of(65))
