@@ -20,6 +20,7 @@ from graphopt.numerics.tolerance import engine_tolerance, tolerance_for
 from .runtime.checks import Check, checks
 from .runtime.engine import Engine
 from .runtime.profile import Profile, profile
+from .runtime.rows import Axes, padded_sizes
 from .runtime.subject import batch_of, inputs_of, is_model
 from .runtime.timing import Timing, on_device, on_host
 
@@ -137,6 +138,7 @@ class Row:
         best = self.device or self.host
         return {
             "name": self.name,
+            "batch": self.batch,
             "device_ms": self.device.to_json() if self.device else None,
             "call_ms": self.host.to_json() if self.host else None,
             "per_second": round(1e3 * self.batch / best.median, 2) if best else None,
@@ -171,9 +173,12 @@ def bench_all(
     plugins: Sequence[str] = (),
     no_plugins: Sequence[str] = (),
     seed: int = 0,
+    batches: Sequence[int] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Row]:
     """Time every engine, and of every model the engine of it as it is (if raw) and of the optimized one.
+
+    batches: also at these numbers of rows; () for the profile's least, powers of two, and largest.
 
     Differences are to onnxruntime where a model is known. Raises GraphoptError; what fails alone is a row that says so.
     """
@@ -199,6 +204,8 @@ def bench_all(
                 feeds = inputs_of(engine.inputs, model, given=given, shapes=typical, seed=seed)
                 want = _in_onnxruntime(model, feeds) if model is not None else None
             rows.append(_timed(name, engine, feeds, want, seconds))
+            if batches is not None:
+                rows += _by_batch(name, engine, feeds, batches, seconds)
             del engine
         if onnxruntime and model is not None and feeds is not None:
             rows.append(_onnxruntime_row(model, feeds, seconds))
@@ -248,6 +255,22 @@ def _timed(name: str, engine: Engine, feeds: Arrays, want: Arrays | None, second
     row.device = on_device(call, engine.stream, seconds=seconds)
     row.nbytes = engine.device_bytes
     return row
+
+
+def _by_batch(of: str, engine: Engine, feeds: Arrays, sizes: Sequence[int], seconds: float) -> list[Row]:
+    """A line for each number of rows; of none is said, the profile's least, powers of two and largest."""
+    try:
+        axes = Axes(engine, 0, {}, None)
+    except UsageError as error:
+        return [Row(f"{of}, by batch", failed=error.what)]
+    rows = []
+    for size in sizes or padded_sizes(axes.least, axes.most or 2 * axes.batch):
+        name = f"{of}, {size} rows"
+        try:
+            rows.append(_timed(name, engine, axes.of_size(feeds, size), None, seconds))
+        except UsageError as error:
+            rows.append(Row(name, failed=error.what))
+    return rows
 
 
 def _onnxruntime_row(model: Path, feeds: Arrays, seconds: float) -> Row:

@@ -129,6 +129,15 @@ class Axes:
             for name, value in sorted(feeds.items())
         )
 
+    def of_size(self, feeds: Mapping[str, np.ndarray[Any, Any]], rows: int) -> dict[str, np.ndarray[Any, Any]]:
+        """So many rows of these, repeated where there are fewer."""
+        return {
+            name: np.take(value, np.arange(rows) % value.shape[self.axis[name]], self.axis[name])
+            if name in self.ports
+            else value
+            for name, value in feeds.items()
+        }
+
     def cut(self, name: str, value: Any, start: int, stop: int) -> Any:
         """Rows start to stop, as a view."""
         at = self.axis[name]

@@ -59,7 +59,7 @@ def on_device(
 
 
 def captured(launch: Callable[[], Any], stream: Any, count: int = 1) -> Callable[[], Any]:
-    """`count` launches as one CUDA graph, so that Python's time does not show; one by one if they cannot be captured."""
+    """`count` launches as one CUDA graph, so that Python's time does not show; as they are if that cannot be."""
     import cupy
 
     launch()
