@@ -41,6 +41,7 @@ from .arguments import (
     ReportFile,
     Samples,
     Seed,
+    Segments,
     Skip,
     Strict,
     TimeLimit,
@@ -129,6 +130,7 @@ def optimize(
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     optimization_level: Level = None,
+    segments: Segments = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -150,6 +152,7 @@ def optimize(
         options = BuildOptions(
             optimization_level,
             compute_capabilities=(target.compute_capability,) if target.compute_capability else (),
+            segments=segments,
         )
         with progress(quiet) as show:
             result = run(

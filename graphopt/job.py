@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from . import backends
 from .backends.profiles import profile
-from .backends.protocol import BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
+from .backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
 from .backends.tensorrt import FLAVORS
 from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, ModelError, PassError, UsageError
@@ -270,11 +270,24 @@ class Job:
             options = BuildOptions(compute_capabilities=(capability,) if capability else ())
         options = replace(options, plugins=self.registry.given, no_plugins=self.registry.switched_off)
         try:
-            built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
+            built = self._segmented(backend, staged.model_path, folder / path.name, shapes, options)
+            if built is None:
+                built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
         except ParseError as error:
             raise _explained(error, graph) from error
         source = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else ""
         return Built(built, path, shapes, manifest(graph, source, built, shapes, options))
+
+    def _segmented(
+        self, backend: Backend, model: Path, engine: Path, shapes: Shapes | None, options: BuildOptions
+    ) -> BuildResult | None:
+        """A container of engines and kernels, where custom layers are to run that the backend has no plugins for."""
+        plugins = options.segments == "auto" and self.target.backend == "tensorrt"
+        if plugins or self.target.backend == "onnxruntime":
+            return None
+        from .runtime.segments import build_segments
+
+        return build_segments(model, engine, backend, self.registry, options.segments, shapes, options, self.progress)
 
 
 class Built:
@@ -301,6 +314,7 @@ class Built:
             "version": found.version,
             "profile": {name: [list(dims) for dims in shapes.of(name)] for name in names},
             "log": list(found.log),
+            "segments": list(getattr(found, "segments", ())),
         }
 
 

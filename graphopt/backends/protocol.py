@@ -111,6 +111,8 @@ class BuildOptions:
     tf32: bool = True
     profiling_verbosity: str = "detailed"
     """What the engine tells of its layers: 'detailed', 'layer_names_only' or 'none'."""
+    segments: str = "auto"
+    """Whether calls of custom layers run as their kernels between engines: 'auto', 'always' or 'never'."""
     plugins: tuple[str, ...] = ()
     no_plugins: tuple[str, ...] = ()
     """Where the custom layers of the model come from: --plugin, --no-plugin."""

@@ -22,21 +22,25 @@ _MODULES = ("tensorrt_rtx", "tensorrt")
 class Loaded:
     """A deserialized engine. What it needs of CUDA is loaded here.
 
+    plan: the engine's bytes, where they are not those of the file; manifest: what is known of it.
+
     Raises:
         UsageError: there is no such file.
         BackendError: no GPU, no CuPy, no TensorRT, or an engine that this TensorRT does not take.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], plan: memoryview | None = None, manifest: dict[str, Any] | None = None
+    ) -> None:
         self.path = Path(path)
-        self.manifest = read_manifest(self.path)
+        self.manifest = read_manifest(self.path) if manifest is None else manifest
         try:
-            plan = self.path.read_bytes()
+            plan = memoryview(self.path.read_bytes()) if plan is None else plan
         except FileNotFoundError:
             raise UsageError("there is no such engine", where=str(path)) from None
         except OSError as error:
             raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        self.cupy = _cupy()
+        self.cupy = library()
         self.trt = self._module()
         self._said: list[str] = []
         self._logger = _logger(self.trt, self._said)
@@ -141,7 +145,8 @@ def read_manifest(engine: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _cupy() -> Any:
+def library() -> Any:
+    """CuPy, with a GPU at hand. Raises BackendError."""
     try:
         import cupy
 
