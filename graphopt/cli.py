@@ -59,7 +59,6 @@ from .layer_commands import add_to
 from .precision_words import add_precision_to, request_of, takes_precision
 
 if TYPE_CHECKING:
-    from .config import Limits
     from .pipeline import Result
     from .report.result import Report
 
@@ -138,7 +137,7 @@ def optimize(
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
-        from .options import dims_by_name, outputs_of, shapes_of, values_by_name
+        from .options import dims_by_name, limits_of, outputs_of, shapes_of, values_by_name
 
         profile = shapes_of(min_shapes or (), shapes or (), max_shapes or ())
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
@@ -179,7 +178,7 @@ def optimize(
                 build_options=options,
                 count_layers=True,
                 strict=strict,
-                limits=_limits(time_limit, memory_limit),
+                limits=limits_of(time_limit, memory_limit),
                 progress=show,
             )
         _tell(result, model, report, as_json, quiet, verbose)
@@ -354,17 +353,6 @@ app.command(
         )
     )
 )(bisect)
-
-
-def _limits(seconds: float, memory_gb: float | None) -> Limits:
-    from .config import Limits
-
-    for option, value in (("--time-limit", seconds), ("--memory-limit", memory_gb)):
-        if value is not None and not 0 < value < 1e8:
-            raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
-    return Limits(
-        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
-    )
 
 
 for add in (add_to, add_check, add_engine_commands, add_precision_to):
