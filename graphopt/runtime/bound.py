@@ -41,7 +41,10 @@ class Arena:
 
 
 class Context:
-    """An execution context at fixed shapes; its scratch memory comes from the caller."""
+    """An execution context at fixed shapes; its scratch memory comes from the caller.
+
+    loose: at the largest of many shapes; `reshape` tells the others.
+    """
 
     def __init__(
         self,
@@ -50,9 +53,11 @@ class Context:
         profile: int,
         shapes: Mapping[str, Dims],
         host: Mapping[str, np.ndarray[Any, Any]],
+        *,
+        loose: bool = False,
     ) -> None:
         self._loaded, self._stream = loaded, stream
-        self.context = loaded.context()
+        self.context = loaded.context(loose=loose)
         self._host = {name: np.array(array) for name, array in host.items()}
         if profile and not self.context.set_optimization_profile_async(profile, stream.ptr):
             raise BackendError(f"profile {profile} cannot be used: {loaded.said()}")
@@ -63,7 +68,10 @@ class Context:
                 raise UsageError(f"input {name!r} cannot be {list(shape)}: {loaded.said()}")
         if missing := self.context.infer_shapes():
             raise BackendError(f"the shapes of {', '.join(missing)} are not known: {loaded.said()}")
-        self.scratch_bytes = int(self.context.update_device_memory_size_for_shapes())
+        if loose:
+            self.scratch_bytes = int(loaded.engine.get_device_memory_size_for_profile_v2(profile))
+        else:
+            self.scratch_bytes = int(self.context.update_device_memory_size_for_shapes())
         self.shapes: dict[str, Dims] = {}
         """Of each input and output that does not depend on data."""
         self.dependent: list[str] = []
@@ -76,6 +84,15 @@ class Context:
                     self.shapes[name] = shape
         self._addresses: tuple[int, ...] = ()
         self._scratch: Any = None
+
+    def reshape(self, shapes: Mapping[str, Dims]) -> dict[str, Dims]:
+        """Run at these shapes of the inputs from now on (a loose context); the shapes of all. Raises BackendError."""
+        for name, shape in shapes.items():
+            if not self.context.set_input_shape(name, shape):
+                raise BackendError(f"{name!r} cannot be {list(shape)}: {self._loaded.said()}")
+        if missing := self.context.infer_shapes():
+            raise BackendError(f"the shapes of {', '.join(missing)} are not known: {self._loaded.said()}")
+        return {name: tuple(int(dim) for dim in self.context.get_tensor_shape(name)) for name in self.shapes}
 
     def attach(self, memory: Any) -> None:
         """Use this memory, of at least scratch_bytes, while it runs."""

@@ -58,6 +58,8 @@ class Engine:
         """What this engine runs on."""
         self.arena = Arena(cupy)
         self._done = cupy.cuda.Event(disable_timing=True)
+        self._staged = cupy.cuda.Event(disable_timing=True)
+        """After the last copy from pinned memory: what it holds may then be overwritten."""
         self._bounds: OrderedDict[Any, Launches] = OrderedDict()
         self._pinned: dict[tuple[int, str], Any] = {}
         self._seen: OrderedDict[Any, None] = OrderedDict()
@@ -185,6 +187,7 @@ class Engine:
             if known:
                 places.update(direct)
         runtime = self.loaded.cupy.cuda.runtime
+        self._staged.synchronize()
         for name, one in found.items():
             if name not in places or places[name] == one.address:
                 continue
@@ -195,6 +198,8 @@ class Engine:
                 staged = self._staging(bound, name, size)
                 staged[...] = one.owner.reshape(-1).view(np.uint8)
                 runtime.memcpyAsync(places[name], staged.ctypes.data, size, 1, self.stream.ptr)
+        if len(direct) < len(found):
+            self._staged.record(self.stream)
         return tuple(places.values())
 
     def _staging(self, bound: Launches, name: str, size: int) -> np.ndarray[Any, Any]:

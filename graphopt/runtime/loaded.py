@@ -72,13 +72,16 @@ class Loaded:
         """The last complaint of TensorRT."""
         return self._said[-1] if self._said else "no reason given"
 
-    def context(self) -> Any:
-        """An execution context whose scratch memory the caller provides. Raises BackendError."""
+    def context(self, *, loose: bool = False) -> Any:
+        """An execution context whose scratch memory the caller provides. Raises BackendError.
+
+        loose: for many shapes; else kernels are compiled for its one set of shapes before it runs.
+        """
         trt, strategy = self.trt, self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(self.engine, "create_runtime_config"):
             config = self.engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
-            if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):  # a context serves one set of shapes
+            if hasattr(trt, "DynamicShapesKernelSpecializationStrategy") and not loose:
                 config.dynamic_shapes_kernel_specialization_strategy = (
                     trt.DynamicShapesKernelSpecializationStrategy.EAGER
                 )

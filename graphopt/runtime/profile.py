@@ -127,17 +127,18 @@ def _layers(engine: Engine, call: Any, runs: int, nodes: Mapping[str, Mapping[st
     if not isinstance(bound, SegmentsBound) or not isinstance(loaded, Segments):
         (times,) = _layer_times(engine, call, [bound.context], runs)
         return attribute(list(times.items()), _details(loaded, bound.context), nodes)
-    contexts = [step.context for step, _ in bound.steps if isinstance(step, Context)]
+    contexts = [step.work.context for step in bound.steps if isinstance(step.work, Context)]
     found = iter(_layer_times(engine, call, contexts, runs))
     kernels = bound.kernel_ms()
     layers = []
-    for at, ((step, _), part) in enumerate(zip(bound.steps, loaded.engines, strict=True)):
+    for at, (one, part) in enumerate(zip(bound.steps, loaded.engines, strict=True)):
+        step = one.work
         if isinstance(step, Context):
             layers += attribute(list(next(found).items()), _details(part, step.context), nodes)
             continue
         entry = nodes.get(step.entry.node, {})
         sources, rules = list(entry.get("from") or [step.entry.node]), list(entry.get("rules", ()))
-        nbytes = sum(int(one.nbytes) for one in (*step.given.values(), *step.outputs))
+        nbytes = sum(int(tensor.nbytes) for tensor in (*step.given.values(), *step.outputs))
         names = [step.entry.node], sources, rules
         layers.append(LayerTime(step.entry.layer, "kernel", kernels[at], 0.0, *names, nbytes, "metadata"))
     return layers

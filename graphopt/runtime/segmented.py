@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -14,22 +16,21 @@ import numpy as np
 from graphopt.config import Dims
 from graphopt.errors import BackendError, GraphoptError
 from graphopt.ir import dtypes
-from graphopt.layers import buffers
-from graphopt.layers.facts import outputs_of
 from graphopt.layers.layer import Layer
 from graphopt.layers.tensor import Tensor
 from graphopt.registry import Registry
 
 from .bound import Arena, Context, Launches
-from .container import Container, Description, EngineEntry, KernelEntry, Value
+from .container import Constant, Container, Description, EngineEntry, KernelEntry, Value
+from .kernel_call import KernelCall
 from .loaded import Loaded, library, read_manifest
 from .places import places
 from .ports import Port
 from .segments import source_digest
 from .timing import captured, on_device
 
-TUNED_LAUNCHES = 10
-"""Of a kernel, in one CUDA graph, where its tactics are timed."""
+TIMED_LAUNCHES = 10
+"""Of a kernel in one CUDA graph, where it is timed."""
 
 
 class Segments:
@@ -107,11 +108,12 @@ def ports_of(description: Description) -> dict[str, Port]:
     for name in (*description.inputs, *description.outputs):
         value, is_input = description.values[name], name in description.inputs
         bounds = ((value.low, value.typical, value.high),) if is_input else ()
-        found[name] = Port(name, _dtype(value), value.dims, is_input, False, bounds)
+        found[name] = Port(name, dtype_of(value), value.dims, is_input, False, bounds)
     return found
 
 
-def _dtype(value: Value) -> np.dtype[Any]:
+def dtype_of(value: Value | Constant) -> np.dtype[Any]:
+    """The dtype of a value or a constant. Raises BackendError where there is none of its name."""
     dtype = dtypes.from_name(value.dtype)
     if dtype is None:
         raise BackendError(f"{value.dtype} is no dtype")
@@ -126,157 +128,172 @@ def _upload(cupy: Any, array: np.ndarray[Any, Any]) -> Any:
     return memory
 
 
-class KernelCall:
-    """A layer's kernel at fixed shapes."""
+@dataclass
+class Step:
+    """A part at work. Names of constants are '#number'."""
 
-    def __init__(self, entry: KernelEntry, cls: type[Layer], given: Mapping[str, Tensor], where: str) -> None:
-        self.entry, self.layer = entry, cls(**entry.attributes)
-        self.given = dict(given)
-        """The inputs that are there, by the layer's names."""
-        self.outputs = outputs_of(self.layer, {name: given.get(name) for name in self.layer.inputs})
-        if any(not isinstance(dim, (int, np.integer)) for one in self.outputs for dim in one.shape):
-            raise BackendError(f"a size of layer {entry.layer} depends on data", where=where)
-        self.workspace_bytes = int(self.layer.workspace(*given.values(), *self.outputs))
-        self.tactic = next(iter(self.layer.tactics()), 0)
-        self._views: tuple[Any, list[Any], dict[str, Any]] | None = None
-
-    def enqueue(self, inputs: Sequence[int], outputs: Sequence[int], workspace: int, stream: Any) -> None:
-        """Launch on device addresses: present inputs in order, then outputs. Raises GraphoptError in its name."""
-        key = (*inputs, *outputs, workspace, self.tactic)
-        try:
-            if self._views is None or self._views[0] != key:
-                self._views = key, *self._arguments(inputs, outputs, workspace)
-            if all(one.size == 0 for one in self.outputs):
-                return
-            with buffers.stream(stream.ptr):
-                self.layer.enqueue(*self._views[1], **self._views[2])
-        except GraphoptError:
-            raise
-        except Exception as error:
-            raise GraphoptError(
-                f"layer {self.entry.layer}, enqueue(): {type(error).__name__}: {error}", where=self.entry.node
-            ) from error
-
-    def _arguments(
-        self, inputs: Sequence[int], outputs: Sequence[int], workspace: int
-    ) -> tuple[list[Any], dict[str, Any]]:
-        views: dict[str, Any] = dict.fromkeys(self.layer.inputs)
-        for (name, tensor), pointer in zip(self.given.items(), inputs, strict=True):
-            views[name] = buffers.array(pointer, tensor.dtype, tensor.shape)
-        made = [buffers.array(at, one.dtype, one.shape) for at, one in zip(outputs, self.outputs, strict=True)]
-        extra: dict[str, Any] = {}
-        if "workspace" in self.layer.named:
-            extra["workspace"] = buffers.array(workspace, np.uint8, (self.workspace_bytes,))
-        if "tactic" in self.layer.named:
-            extra["tactic"] = self.tactic
-        return [*views.values(), *made], extra
+    work: Context | KernelCall
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    loose: bool = False
+    """Whether shapes of its inputs depend on data."""
 
 
 class SegmentsBound(Launches):
-    """The parts of a container at these shapes."""
+    """The parts of a container at these shapes.
+
+    Where a kernel finds out a size, buffers are as large as it may become, the launch waits for the size, and what
+    comes after is given its real shapes; else the launch is one CUDA graph.
+    """
 
     def __init__(
         self, loaded: Segments, arena: Arena, stream: Any, profile: int, shapes: Mapping[str, Dims], host: Any = None
     ) -> None:
         super().__init__(loaded.cupy, stream)
         self.profile = profile
-        found = loaded.description
-        known: dict[str, Dims] = dict(shapes)
-        self.steps: list[tuple[Context | KernelCall, tuple[str, ...]]] = []
-        """Each part, and the values whose addresses it takes, in its order; constants are '#number'."""
-        for part, engine in zip(found.parts, loaded.engines, strict=True):
-            if engine is not None:
-                assert isinstance(part, EngineEntry)
-                context = Context(engine, stream, 0, {name: known[name] for name in part.inputs}, {})
-                if context.dependent:
-                    raise BackendError(
-                        f"the size of {context.dependent[0]!r} depends on data, which segments do not support",
-                        where=str(loaded.path),
-                        hint="build it with --segments never",
-                    )
-                known.update(context.shapes)
-                self.steps.append((context, tuple(context.shapes)))
-                continue
-            assert isinstance(part, KernelEntry)
-            call = _kernel_call(loaded, part, known)
-            known.update(zip(part.outputs, (tuple(int(d) for d in one.shape) for one in call.outputs), strict=True))
-            names = [part.values.get(name) or f"#{part.constants[name]}" for name in call.given]
-            self.steps.append((call, (*names, *part.outputs)))
-        self._buffers(loaded.ports, {name: known[name] for name in loaded.ports})
+        self._loaded = loaded
+        self._most: dict[str, Dims] = dict(shapes)
+        """The largest shape of every value."""
+        self._open: set[str] = set()
+        """The values whose shapes depend on data."""
+        self.steps = [
+            self._kernel_step(part) if engine is None else self._engine_step(part, engine)
+            for part, engine in zip(loaded.description.parts, loaded.engines, strict=True)
+        ]
+        self._capturable = not self._open
+        self._buffers(loaded.ports, {name: self._most[name] for name in loaded.ports if name not in self._open})
         self._constants = {f"#{number}": int(one.ptr) for number, one in enumerate(loaded.constants)}
-        self._place(loaded, arena, known)
+        self._real: dict[str, Dims] = {}
+        self._place(arena)
         self._tune()
 
-    def _place(self, loaded: Segments, arena: Arena, known: Mapping[str, Dims]) -> None:
+    def _engine_step(self, part: EngineEntry | KernelEntry, engine: Loaded) -> Step:
+        assert isinstance(part, EngineEntry)
+        loose = any(name in self._open for name in part.inputs)
+        shapes = {name: self._most[name] for name in part.inputs}
+        context = Context(engine, self._stream, 0, shapes, {}, loose=loose)
+        if context.dependent:
+            raise BackendError(
+                f"the size of {context.dependent[0]!r} depends on data inside of an engine",
+                where=str(self._loaded.path),
+                hint="build it with --segments never",
+            )
+        self._most.update(context.shapes)
+        values = self._loaded.description.values
+        self._open |= {name for name in part.outputs if loose and -1 in values[name].dims}
+        names = tuple(context.shapes)
+        return Step(context, tuple(name for name in names if name in shapes), part.outputs, loose)
+
+    def _kernel_step(self, part: EngineEntry | KernelEntry) -> Step:
+        assert isinstance(part, KernelEntry)
+        call = KernelCall(part, self._loaded.layers[part.layer], self._tensors(part, self._most))
+        loose = any(name in self._open for name in part.values.values())
+        self._most.update(zip(part.outputs, call.most, strict=True))
+        if call.sizes or loose:
+            self._open |= set(part.outputs)
+        names = tuple(part.values.get(name) or f"#{part.constants[name]}" for name in call.given)
+        return Step(call, names, part.outputs, loose)
+
+    def _tensors(self, part: KernelEntry, shapes: Mapping[str, Dims]) -> dict[str, Tensor]:
+        """The inputs that are there, by the layer's names."""
+        found, given = self._loaded.description, {}
+        for name in self._loaded.layers[part.layer]().inputs:
+            if name in part.values:
+                given[name] = Tensor(dtype_of(found.values[part.values[name]]), shapes[part.values[name]])
+            elif name in part.constants:
+                one = found.constants[part.constants[name]]
+                given[name] = Tensor(dtype_of(one), one.shape)
+        return given
+
+    def _place(self, arena: Arena) -> None:
         """One piece of memory for all: scratch, which only one part uses at a time, then the values between parts."""
-        scratch = max(
-            (one.scratch_bytes if isinstance(one, Context) else one.workspace_bytes for one, _ in self.steps), default=0
-        )
-        values = loaded.description.values
-        inner = {
-            name: _dtype(values[name]).itemsize * int(np.prod(known[name], dtype=np.int64))
+        values, ports = self._loaded.description.values, self._loaded.ports
+        sizes = {
+            name: dtype_of(values[name]).itemsize * math.prod(self._most[name])
             for name in values
-            if name not in loaded.ports
+            if name not in ports or name in self._open
         }
-        offsets, total = places([names for _, names in self.steps], inner, start=scratch)
+        sizes.update({f"sizes of {at}": 4 * len(step.work.sizes) for at, step in enumerate(self.steps)
+                      if isinstance(step.work, KernelCall) and step.work.sizes})  # fmt: skip
+        lives = [[*step.inputs, *step.outputs, f"sizes of {at}"] for at, step in enumerate(self.steps)]
+        lives.append([name for name in self._loaded.description.outputs if name in self._open])
+        offsets, total = places(lives, sizes, start=max((step.work.scratch_bytes for step in self.steps), default=0))
         self._memory, self._memory_bytes = arena.reserve(total), max(total, 1)
-        base = int(self._memory.ptr)
-        self._workspace = base
-        self._inner = {name: base + offset for name, offset in offsets.items()}
-        for one, _ in self.steps:
-            if isinstance(one, Context):
-                one.attach(self._memory)
+        self._scratch = int(self._memory.ptr)
+        self._inner = {name: self._scratch + offset for name, offset in offsets.items()}
+        for step in self.steps:
+            if isinstance(step.work, Context):
+                step.work.attach(self._memory)
+
+    def _addresses(self, outer: tuple[int, ...]) -> dict[str, int]:
+        return {**dict(zip(self.order, outer, strict=True)), **self._inner, **self._constants}
 
     def _tune(self) -> None:
         """Choose each kernel's fastest tactic by the clock, on zeros: what else memory holds may be no index."""
-        addresses = {**dict(zip(self.order, self.own, strict=True)), **self._inner, **self._constants}
+        addresses = self._addresses(self.own)
         self._cupy.cuda.runtime.memsetAsync(self._memory.ptr, 0, self._memory_bytes, self._stream.ptr)
-        for one, names in self.steps:
-            if not isinstance(one, KernelCall) or len(tactics := list(one.layer.tactics())) < 2:
+        for at, step in enumerate(self.steps):
+            if not isinstance(step.work, KernelCall) or len(tactics := list(step.work.layer.tactics())) < 2:
                 continue
             found: dict[int, float] = {}
             for tactic in tactics:
-                one.tactic = int(tactic)
-                launch = partial(self._kernel, one, names, addresses)
-                many = captured(launch, self._stream, TUNED_LAUNCHES)
-                found[one.tactic] = on_device(many, self._stream, seconds=0.0, warm_up=0.01).median
-            one.tactic = min(found, key=lambda tactic: found[tactic])
+                step.work.tactic = int(tactic)
+                found[step.work.tactic] = self._time(at, addresses)
+            step.work.tactic = min(found, key=lambda tactic: found[tactic])
+
+    def _time(self, at: int, addresses: Mapping[str, int]) -> float:
+        many = captured(partial(self._run, at, addresses), self._stream, TIMED_LAUNCHES)
+        return on_device(many, self._stream, seconds=0.0, warm_up=0.01).median / TIMED_LAUNCHES
 
     def kernel_ms(self) -> dict[int, float]:
         """Milliseconds of each kernel by itself, by the number of its step; on what the last launch left in memory."""
-        addresses = {**dict(zip(self.order, self.own, strict=True)), **self._inner, **self._constants}
-        found = {}
-        for at, (one, names) in enumerate(self.steps):
-            if isinstance(one, KernelCall):
-                many = captured(partial(self._kernel, one, names, addresses), self._stream, TUNED_LAUNCHES)
-                found[at] = on_device(many, self._stream, seconds=0.0, warm_up=0.01).median / TUNED_LAUNCHES
-        return found
+        addresses = self._addresses(self.own)
+        return {at: self._time(at, addresses) for at, one in enumerate(self.steps) if isinstance(one.work, KernelCall)}
 
-    def _kernel(self, call: KernelCall, names: Sequence[str], addresses: Mapping[str, int]) -> None:
-        given = [addresses[name] for name in names]
-        count = len(call.given)
-        call.enqueue(given[:count], given[count:], self._workspace, self._stream)
+    def _run(self, at: int, addresses: Mapping[str, int]) -> None:
+        step = self.steps[at]
+        if isinstance(step.work, Context):
+            step.work.enqueue(tuple(addresses[name] for name in step.work.shapes))
+            return
+        inputs, outputs = ([addresses[name] for name in names] for names in (step.inputs, step.outputs))
+        first = addresses.get(f"sizes of {at}", 0)
+        outputs += [first + 4 * number for number in range(len(step.work.sizes))]
+        step.work.enqueue(inputs, outputs, self._scratch, self._stream)
 
     def enqueue(self, addresses: tuple[int, ...]) -> None:
         """Queue every part. Raises BackendError, and GraphoptError where a layer fails."""
-        known = {**dict(zip(self.order, addresses, strict=True)), **self._inner, **self._constants}
-        for one, names in self.steps:
-            if isinstance(one, Context):
-                one.enqueue(tuple(known[name] for name in names))
-            else:
-                self._kernel(one, names, known)
+        known = self._addresses(addresses)
+        if not self._open:
+            for at in range(len(self.steps)):
+                self._run(at, known)
+            return
+        real = dict(self._most)
+        for at, step in enumerate(self.steps):
+            if step.loose and isinstance(step.work, Context):
+                real.update(step.work.reshape({name: real[name] for name in step.inputs}))
+            elif step.loose and isinstance(step.work, KernelCall):
+                step.work.reshape(self._tensors(step.work.entry, real))
+            self._run(at, known)
+            if isinstance(step.work, KernelCall):
+                counts = self._counts(at, known)
+                real.update(zip(step.outputs, step.work.shapes(counts), strict=True))
+        self._real = real
+
+    def _counts(self, at: int, addresses: Mapping[str, int]) -> list[int]:
+        """The sizes that a kernel found out, as soon as it has."""
+        work = self.steps[at].work
+        if not isinstance(work, KernelCall) or not work.sizes:
+            return []
+        found = np.zeros(len(work.sizes), np.int32)
+        self._cupy.cuda.runtime.memcpyAsync(
+            found.ctypes.data, addresses[f"sizes of {at}"], found.nbytes, 2, self._stream.ptr
+        )
+        self._stream.synchronize()
+        return [int(size) for size in found]
 
     def _may_be_captured(self) -> bool:
-        return all(one.capturable for one, _ in self.steps if isinstance(one, Context))
+        return all(step.work.capturable for step in self.steps if isinstance(step.work, Context))
 
-
-def _kernel_call(loaded: Segments, part: KernelEntry, known: Mapping[str, Dims]) -> KernelCall:
-    found = loaded.description
-    given = {}
-    for name in loaded.layers[part.layer]().inputs:
-        if name in part.values:
-            given[name] = Tensor(_dtype(found.values[part.values[name]]), known[part.values[name]])
-        elif name in part.constants:
-            one = found.constants[part.constants[name]]
-            given[name] = Tensor(_dtype(Value(one.dtype, (), (), (), ())), one.shape)
-    return KernelCall(part, loaded.layers[part.layer], given, str(loaded.path))
+    def results(self) -> dict[str, tuple[Dims, int]]:
+        """(shape, address) of each output whose size depended on data, after a launch has ended."""
+        return {name: (self._real[name], self._inner[name]) for name in self._loaded.ports if name in self._open}

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 import graphopt  # noqa: E402
 from graphopt.backends.protocol import BuildOptions  # noqa: E402
 from graphopt.config import Shapes  # noqa: E402
-from graphopt.runtime.timing import captured, on_device  # noqa: E402
+from graphopt.runtime.timing import on_device  # noqa: E402
 from tests.layers import third_party  # noqa: E402
 from tests.runtime.networks import WORDS, decoder, tables  # noqa: E402
 from tests.runtime.parts import once  # noqa: E402
@@ -109,7 +109,7 @@ def compared(source, shapes, feeds, plugins=(), seconds=0.5):
     steps = getattr(calls["segments"][1]._bound, "steps", ()) if "segments" in calls else ()
     if steps:
         rows["segments"]["captured"] = calls["segments"][1]._graph is not None
-        rows["segments"]["parts_ms"] = parts(calls["segments"][0], calls["segments"][1]._bound)
+        rows["segments"]["parts_ms"] = parts(calls["segments"][1]._bound)
     for name, row in rows.items():
         say(f"  {name:10} {row.get('ms', {}).get('median')} ms, difference {row.get('relative_l2')}, "
             f"overhead {row.get('overhead_us')} us {row.get('parts_ms', '')} {row.get('failed', '')}")  # fmt: skip
@@ -135,22 +135,15 @@ def overhead(call):
     return round(sorted(found)[2], 3)
 
 
-def parts(engine, bound):
+def parts(bound):
     """Milliseconds of each part by itself, queued one by one: the sum is more than that of the graph."""
     from graphopt.runtime.bound import Context
 
-    known = {**dict(zip(bound.order, bound.own, strict=True)), **bound._inner, **bound._constants}
-    found = []
-    for one, names in bound.steps:
-        if isinstance(one, Context):
-            launch = lambda one=one, names=names: one.enqueue(tuple(known[name] for name in names))  # noqa: E731
-            name = "engine"
-        else:
-            launch = lambda one=one, names=names: bound._kernel(one, names, known)  # noqa: E731
-            name = f"{one.entry.layer} (tactic {one.tactic})"
-        found.append(
-            (name, round(on_device(captured(launch, engine.stream, 10), engine.stream, seconds=0.1).median / 10, 5))
-        )
+    addresses, found = bound._addresses(bound.own), []
+    for at, step in enumerate(bound.steps):
+        tactic = f" (tactic {step.work.tactic})" if not isinstance(step.work, Context) else ""
+        name = "engine" if isinstance(step.work, Context) else step.work.entry.layer + tactic
+        found.append((name, round(bound._time(at, addresses), 5)))
     return found
 
 

@@ -42,6 +42,13 @@ def tables(rows: int, length: int, half: int, dtype: str = "float16") -> dict[st
     }
 
 
+def keep() -> onnx.ModelProto:
+    """Between two operators of the engine, rows are kept by a mask: how many, only the data tell."""
+    text = """g (float[N,8] x, bool[N] mask) => (float[M,8] y, float[M] s, float[N,8] t) {
+      t = Tanh(x) k = Compress<axis = 0>(t, mask) y = Exp(k) s = ReduceSum<keepdims = 0>(y, axes) }"""
+    return model(text, weights={"axes": np.array([1])}, opset=18)
+
+
 def scatter(dtype: str = "float16") -> onnx.ModelProto:
     """A sum over bins, which TensorRT-RTX cannot parse, between two operators that it can."""
     text = f"""g ({dtype}[N,8] x, int64[M,1] i, {dtype}[M,8] u) => ({dtype}[N,8] y) {{

@@ -16,12 +16,14 @@ from graphopt.config import Shapes
 from graphopt.registry import Registry
 from graphopt.runtime.batching import Batcher
 from graphopt.runtime.container import is_container
-from graphopt.runtime.segmented import KernelCall, SegmentsBound
+from graphopt.runtime.kernel_call import KernelCall
+from graphopt.runtime.segmented import SegmentsBound
 from graphopt.runtime.segments import build_segments
 from tests.layers import third_party
 from tests.layers.models import norms
 
-from .networks import decoder, scatter, tables
+from . import keeping
+from .networks import decoder, keep, scatter, tables
 from .parts import once
 from .test_segments import CASES, case, feeds_of
 
@@ -69,7 +71,7 @@ def test_the_whole_is_one_cuda_graph(chain: graphopt.Engine) -> None:
     assert isinstance(bound, SegmentsBound)
     assert bound.capturable
     assert bound.is_captured(bound.own)
-    assert sum(isinstance(step, KernelCall) for step, _ in bound.steps) == 2
+    assert sum(isinstance(step.work, KernelCall) for step in bound.steps) == 2
 
 
 def test_without_cuda_graphs_it_gives_the_same(chain: graphopt.Engine) -> None:
@@ -180,6 +182,26 @@ def test_what_the_engine_cannot_say_runs_as_a_kernel_by_itself(dtype: str, tmp_p
     want = np.tanh(feeds["x"].astype(np.float64))
     np.add.at(want, feeds["i"][:, 0], feeds["u"].astype(np.float64))
     close(graphopt.Engine(tmp_path / "m.engine")(feeds)["y"], np.abs(want), dtype)
+
+
+def test_what_follows_a_kernel_gets_the_size_that_it_found_out(tmp_path: Path) -> None:
+    import cupy
+
+    shapes = Shapes({"x": (1, 8), "mask": (1,)}, {"x": (6, 8), "mask": (6,)}, {"x": (64, 8), "mask": (64,)})
+    graphopt.optimize(keep(), engine=tmp_path / "m.engine", plugins=[keeping], shapes=shapes, verify="none")
+    engine = graphopt.Engine(tmp_path / "m.engine", plugins=[keeping])
+    rng = np.random.default_rng(0)
+    for rows, share in ((6, 0.5), (6, 0.9), (64, 0.3), (1, 1.1), (6, 0.5), (9, 1.1), (9, 0.0), (9, 0.4)):
+        x, mask = rng.standard_normal((rows, 8)).astype(np.float32), rng.random(rows) < share
+        got = engine(x=x, mask=mask)
+        want = np.exp(np.tanh(x[mask]))
+        assert got["y"].shape == want.shape
+        if want.size:
+            close(got["y"], want)
+            close(got["s"], want.sum(1))
+        close(got["t"], np.tanh(x))
+        on_gpu = engine(x=cupy.asarray(x), mask=cupy.asarray(mask))
+        np.testing.assert_array_equal(cupy.asnumpy(on_gpu["y"]), got["y"])
 
 
 def test_batches_of_numpy_and_cupy_requests(tmp_path: Path) -> None:

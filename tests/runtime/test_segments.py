@@ -19,6 +19,7 @@ from graphopt.layers.measured import Measurement, Store
 from graphopt.registry import Registry
 from graphopt.runtime.container import Blobs, Container, is_container, write
 from graphopt.runtime.intervals import intervals
+from graphopt.runtime.kernel_call import KernelCall
 from graphopt.runtime.partition import EnginePart, KernelPart
 from graphopt.runtime.ports import choose_profile
 from graphopt.runtime.segmented import layers_of, ports_of
@@ -27,6 +28,8 @@ from graphopt.testing import model
 from tests.layers import third_party
 from tests.layers.models import norms
 
+from . import keeping
+from .networks import keep
 from .parts import cut, once, run
 
 LAYERS: dict[str, type[Layer]] = {"FusedRootNorm": third_party.FusedRootNorm}
@@ -171,6 +174,22 @@ def test_a_size_that_depends_on_data_is_refused() -> None:
     shapes = graphopt.Shapes(opt={"x": (4, 8), "c": (4,)})
     with pytest.raises(BackendError, match=r"value 'r': its size depends on data(.|\n)*--segments never"):
         intervals(cut(proto, LAYERS), shapes, lambda part, _: dict.fromkeys(part.outputs, (-1, 8)))
+
+
+def test_a_size_that_a_kernel_finds_out_is_bounded_by_the_layer(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    shapes = graphopt.Shapes({"x": (1, 8), "mask": (1,)}, {"x": (6, 8), "mask": (6,)}, {"x": (9, 8), "mask": (9,)})
+    graphopt.optimize(keep(), engine=tmp_path / "m.engine", plugins=[keeping], shapes=shapes, verify="none")
+    found = Container(tmp_path / "m.engine").description
+    value = found.values["y"]
+    assert (value.dims, value.low, value.typical, value.high) == ((-1, 8), (0, 8), (6, 8), (9, 8))
+    (entry,) = found.kernels
+    given = {"x": graphopt.tensor("float32", (7, 8)), "mask": graphopt.tensor("bool", (7,))}
+    call = KernelCall(entry, keeping.FusedKeep, given)
+    assert (call.most, call.shapes([0]), call.shapes([5])) == ([(7, 8)], [(0, 8)], [(5, 8)])
+    call.reshape({"x": graphopt.tensor("float32", (2, 8)), "mask": graphopt.tensor("bool", (2,))})
+    with pytest.raises(GraphoptError, match="a size is 3, of at most 2"):
+        call.shapes([3])
 
 
 def test_a_value_that_decides_shapes_is_refused(tmp_path: Path) -> None:
