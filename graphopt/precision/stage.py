@@ -102,7 +102,7 @@ class Precision:
 
     def to_json(self) -> dict[str, Any]:
         """As the report prints it."""
-        kept = {n: e.why for n, e in self.plan.tensors.items() if not e.quantized and e.dtype == "float32" and e.why}
+        kept = {n: e.why for n, e in self.plan.tensors.items() if e.why and not e.quantized}
         return {
             "precision": self.plan.precision,
             "tensors": self.plan.counts(),

@@ -120,7 +120,7 @@ def _precision(report: Report) -> str:
     kept = [(why, ", ".join(names[:6])) for why, names in kept_reasons(found).items()]
     tried = sorted((one["share_low"], one["error"]) for one in found["trials"] if one["error"] is not None)
     curve = [(f"{share:.1%}", units.error(error)) for share, error in tried] if len(tried) > 1 else []
-    body = (_table(("kept in float32 because", "tensors"), kept) if kept else "") + "".join(map(_note, found["notes"]))
+    body = (_table(("kept back because", "tensors"), kept) if kept else "") + "".join(map(_note, found["notes"]))
     return _section("Precision", head + body + (_table(("low", "error"), curve) if curve else ""))
 
 

@@ -16,7 +16,7 @@ _MOST_KEPT = 12
 
 
 def kept_reasons(found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Why -> the tensors that are in float32 for it."""
+    """Why -> the tensors that are computed higher than was asked for because of it."""
     reasons: dict[str, list[str]] = {}
     for name, why in found["kept"].items():
         reasons.setdefault(why, []).append(name)
@@ -50,7 +50,7 @@ def precision_section(found: Mapping[str, Any] | None) -> RenderableType | None:
     reasons = kept_reasons(found)
     if reasons:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
-        table.add_column("kept in float32 because")
+        table.add_column("kept back because")
         table.add_column("tensors", overflow="fold")
         for why, names in list(reasons.items())[:_MOST_KEPT]:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
