@@ -147,8 +147,8 @@ def _cast(site: Site) -> Any:
             raise Skip("it stands at the model's interface")
         if wanted in ("int8", "uint8") and site.model.editor.is_result(site.node.outputs[0]) and source == wanted:
             raise Skip("it stands at the model's interface")
-    if source in CARRIER and carrier(x.dtype) == target and not is_pack(producer) and not x.is_const:
-        raise Skip("it unpacks a value")
+    if source in CARRIER and (wanted not in CARRIER or wanted == "uint64") and not is_pack(producer) and not x.is_const:
+        raise Skip("it unpacks a value")  # else two casts, which simplify to this one
     wide = unpack(site, x)
     if wanted not in CARRIER:
         return site.cast(wide, target) if wide.dtype != target else (wide if wide.is_const else site.op.Identity(wide))
