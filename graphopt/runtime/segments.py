@@ -7,7 +7,6 @@ import inspect
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, Progress, TensorInfo
+from graphopt.backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, ParseError, Progress, TensorInfo
 from graphopt.config import Dims, Shapes
-from graphopt.errors import BackendError, UsageError
+from graphopt.errors import BackendError
 from graphopt.ir import dtypes, weights
 from graphopt.ir import shapes as dims_of
 from graphopt.ir.infer import Inference
@@ -34,19 +33,15 @@ from .container import Blobs, Constant, Description, EngineEntry, KernelEntry, V
 from .intervals import Interval, decides_shapes, intervals
 from .partition import EnginePart, KernelPart, Partition, partition
 
-SEGMENTS = ("auto", "always", "never")
 BORDER_MS = 0.01
 """What a kernel between two engines must win at least: it ends what TensorRT would have fused across it."""
 
 
-@dataclass(frozen=True)
-class SegmentedBuild(BuildResult):
-    """A container that is complete on disk."""
-
-    segments: tuple[Mapping[str, Any], ...] = ()
-    """Of each part: `kind`, `name`, `inputs`, `outputs`, and of engines `bytes`, `seconds`, `layers`."""
-    kept: Mapping[str, str] = field(default_factory=dict)
-    """Call of a layer whose body stays in an engine -> why."""
+def chosen_by(mode: str) -> str:
+    """What `auto` depends on beyond model, shapes and options: a digest of the measurements and the GPU."""
+    if mode != "auto" or not (some := stores()):
+        return ""
+    return hashlib.sha256(b"".join([current_gpu().encode(), *(one.path.read_bytes() for one in some)])).hexdigest()
 
 
 def build_segments(
@@ -58,7 +53,7 @@ def build_segments(
     shapes: Shapes | None = None,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
-) -> SegmentedBuild | None:
+) -> BuildResult | None:
     """A container at engine_path in which calls of custom layers run as their kernels; None if no call is to.
 
     mode: 'always' cuts at every call; 'auto' where the layer's body cannot be built, or where a measurement on the GPU
@@ -67,8 +62,6 @@ def build_segments(
     Raises:
         GraphoptError: the model cannot be cut there, or a part cannot be built.
     """
-    if mode not in SEGMENTS:
-        raise UsageError(f"--segments {mode}: choose one of {', '.join(SEGMENTS)}")
     if mode == "never" or not _calls(model_path):
         return None
     shapes = shapes or Shapes()
@@ -174,7 +167,7 @@ class _Maker:
         bounds: Mapping[str, Interval],
         layers: Mapping[str, tuple[str, type[Layer]]],
         sources: Mapping[str, str],
-    ) -> SegmentedBuild:
+    ) -> BuildResult:
         blobs = Blobs()
         entries: list[EngineEntry | KernelEntry] = []
         constants: list[Constant] = []
@@ -205,12 +198,18 @@ class _Maker:
             constants=tuple(constants),
         )
         size = container.write(engine_path, description, blobs)
-        network = _whole(self.found, [one.network for one in results])
-        return SegmentedBuild(
-            engine_path, size, sum(one.seconds for one in results), sum(one.layers for one in results),
-            self.backend.name, description.version, network, tuple(line for one in results for line in one.log),
-            tuple(told), self.found.reasons,
-        )  # fmt: skip
+        stays = [f"{node} stays in its engine: {why}" for node, why in self.found.reasons.items()]
+        return BuildResult(
+            engine_path=engine_path,
+            bytes=size,
+            seconds=sum(one.seconds for one in results),
+            layers=sum(one.layers for one in results),
+            backend=self.backend.name,
+            version=description.version,
+            network=_whole(self.found, [one.network for one in results]),
+            log=(*(line for one in results for line in one.log), *stays),
+            segments=tuple(told),
+        )
 
     def _engine(self, part: EnginePart, bounds: Mapping[str, Interval], number: int, total: int) -> BuildResult:
         model = self.model(part)
@@ -228,6 +227,8 @@ class _Maker:
             return self.backend.build(
                 model, model.with_suffix(".engine"), Shapes(low, typical, high), self.options, progress
             )
+        except ParseError:
+            raise  # it names the node
         except BackendError as error:
             where = f"engine {number} of {total}, from {', '.join(part.inputs)} to {', '.join(part.outputs)}"
             raise BackendError(error.what, where=where, hint=error.hint) from error

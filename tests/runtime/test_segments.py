@@ -13,6 +13,7 @@ import pytest
 
 import graphopt
 from graphopt import backends
+from graphopt.backends.protocol import BuildOptions
 from graphopt.errors import BackendError, GraphoptError, UsageError
 from graphopt.layers.layer import Layer
 from graphopt.layers.measured import Measurement, Store
@@ -23,7 +24,7 @@ from graphopt.runtime.kernel_call import KernelCall
 from graphopt.runtime.partition import EnginePart, KernelPart
 from graphopt.runtime.ports import choose_profile
 from graphopt.runtime.segmented import layers_of, ports_of
-from graphopt.runtime.segments import BORDER_MS, build_segments
+from graphopt.runtime.segments import BORDER_MS, build_segments, chosen_by
 from graphopt.testing import model
 from tests.layers import third_party
 from tests.layers.models import norms
@@ -210,8 +211,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A container of two engines and two kernels, built by `graphopt.optimize`."""
     pytest.importorskip("tensorrt_rtx")
     folder = tmp_path_factory.mktemp("segments")
-    from graphopt.backends.protocol import BuildOptions
-
     result = graphopt.optimize(
         norms(), lower="always", plugins=[third_party], engine=folder / "m.engine", verify="none",
         shapes=graphopt.Shapes(min={"x": (2, 1, 64)}, opt={"x": (2, 5, 64)}, max={"x": (2, 9, 64)}),
@@ -296,9 +295,21 @@ def test_auto_cuts_where_the_measurement_pays_for_the_border(tmp_path: Path, mon
     assert segments() is not None
 
 
-def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--segments some"):
-        build_segments(tmp_path / "m.onnx", tmp_path / "m.engine", backends.get("tensorrt_rtx"), Registry(), "some")
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(UsageError, match="auto, always, never"):
+        BuildOptions(segments="some")
+
+
+def test_what_auto_depends_on_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For keys of builds that are kept."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    assert chosen_by("auto") == chosen_by("always") == ""
+    found = []
+    for kernel_ms in (0.1, 0.2):
+        Store("NVIDIA Test").add([Measurement("FusedX", "float32", 4, ((1,),), kernel_ms, 0.3)])
+        found.append(chosen_by("auto"))
+    assert found[0] != found[1]
+    assert chosen_by("always") == ""
 
 
 def test_a_layer_that_is_missing_or_has_changed_is_said(built: Path, tmp_path: Path) -> None:
