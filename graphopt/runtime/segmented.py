@@ -22,6 +22,7 @@ from graphopt.registry import Registry
 
 from .bound import Arena, Context, Launches
 from .container import Constant, Container, Description, EngineEntry, KernelEntry, Value
+from .intervals import decides_shapes
 from .kernel_call import KernelCall
 from .loaded import Loaded, library, read_manifest
 from .places import places
@@ -60,6 +61,7 @@ class Segments:
         self.constants = [
             _upload(self.cupy, container.constant(number)) for number in range(len(self.description.constants))
         ]
+        self.cupy.cuda.runtime.deviceSynchronize()  # uploads are there for every stream
         self.nbytes = sum(one.nbytes for one in self.engines if one is not None)
 
     @property
@@ -169,6 +171,8 @@ class SegmentsBound(Launches):
 
     def _engine_step(self, part: EngineEntry | KernelEntry, engine: Loaded) -> Step:
         assert isinstance(part, EngineEntry)
+        if host := [name for name, port in engine.ports.items() if port.is_host]:
+            raise decides_shapes(host[0])
         loose = any(name in self._open for name in part.inputs)
         shapes = {name: self._most[name] for name in part.inputs}
         context = Context(engine, self._stream, 0, shapes, {}, loose=loose)
