@@ -109,8 +109,7 @@ def ports_of(description: Description) -> dict[str, Port]:
     found = {}
     for name in (*description.inputs, *description.outputs):
         value, is_input = description.values[name], name in description.inputs
-        bounds = ((value.low, value.typical, value.high),) if is_input else ()
-        found[name] = Port(name, dtype_of(value), value.dims, is_input, False, bounds)
+        found[name] = Port(name, dtype_of(value), value.dims, is_input, False, value.profiles if is_input else ())
     return found
 
 
@@ -175,7 +174,8 @@ class SegmentsBound(Launches):
             raise decides_shapes(host[0])
         loose = any(name in self._open for name in part.inputs)
         shapes = {name: self._most[name] for name in part.inputs}
-        context = Context(engine, self._stream, 0, shapes, {}, loose=loose)
+        profile = min(self.profile, engine.engine.num_optimization_profiles - 1)  # one where no size is free
+        context = Context(engine, self._stream, profile, shapes, {}, loose=loose)
         if context.dependent:
             raise BackendError(
                 f"the size of {context.dependent[0]!r} depends on data inside of an engine",

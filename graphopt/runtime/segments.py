@@ -6,7 +6,8 @@ import hashlib
 import inspect
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,18 @@ def build_segments(
         return None
     with tempfile.TemporaryDirectory(prefix="graphopt-", dir=engine_path.parent) as folder:
         maker = _Maker(found, backend, Path(folder), options, progress)
-        bounds = intervals(found, shapes, maker.output_shapes)
+        bounds = [intervals(found, one, maker.output_shapes) for one in _profiles(shapes, options)]
         return maker.build(engine_path, bounds, layers, {one.name: one.source for one in registry.plugins})
 
 
 def _calls(model_path: Path) -> bool:
     nodes = onnx.load(str(model_path), load_external_data=False).graph.node
     return any(node.domain == DOMAIN for node in nodes)
+
+
+def _profiles(shapes: Shapes, options: BuildOptions | None) -> tuple[Shapes, ...]:
+    """The shapes of every optimization profile."""
+    return (shapes, *getattr(options, "profiles", ()))
 
 
 class _Judge:
@@ -164,7 +170,7 @@ class _Maker:
     def build(
         self,
         engine_path: Path,
-        bounds: Mapping[str, Interval],
+        bounds: Sequence[Mapping[str, Interval]],
         layers: Mapping[str, tuple[str, type[Layer]]],
         sources: Mapping[str, str],
     ) -> BuildResult:
@@ -193,7 +199,7 @@ class _Maker:
             version=self.backend.version(),
             inputs=self.found.inputs,
             outputs=self.found.outputs,
-            values={name: _value(tensor, bounds[name]) for name, tensor in self.found.tensors.items()},
+            values={name: _value(tensor, [one[name] for one in bounds]) for name, tensor in self.found.tensors.items()},
             parts=tuple(entries),
             constants=tuple(constants),
         )
@@ -211,11 +217,15 @@ class _Maker:
             segments=tuple(told),
         )
 
-    def _engine(self, part: EnginePart, bounds: Mapping[str, Interval], number: int, total: int) -> BuildResult:
+    def _engine(
+        self, part: EnginePart, bounds: Sequence[Mapping[str, Interval]], number: int, total: int
+    ) -> BuildResult:
         model = self.model(part)
         self._refuse_host_values(part)
         open_ = [name for name in part.inputs if not dims_of.is_static(dims_of.of(self.found.tensors[name]))]
-        low, typical, high = ({name: bounds[name][at] for name in open_} for at in range(3))
+        first, *others = (Shapes(*({name: one[name][at] for name in open_} for at in range(3))) for one in bounds)
+        further: dict[str, Any] = {"profiles": tuple(others)} if others else {}
+        options = replace(self.options or BuildOptions(), **further)
         progress: Progress | None = None
         if self.progress is not None:
             report: Callable[[str, int, int], None] = self.progress
@@ -224,9 +234,7 @@ class _Maker:
                 report(f"engine {number} of {total}: {phase}", done, of)
 
         try:
-            return self.backend.build(
-                model, model.with_suffix(".engine"), Shapes(low, typical, high), self.options, progress
-            )
+            return self.backend.build(model, model.with_suffix(".engine"), first, options, progress)
         except ParseError:
             raise  # it names the node
         except BackendError as error:
@@ -278,12 +286,13 @@ def source_digest(layer: type[Layer]) -> str:
         return ""
 
 
-def _value(tensor: gs.Variable, bounds: Interval) -> Value:
+def _value(tensor: gs.Variable, profiles: Sequence[Interval]) -> Value:
+    spans = zip(*(dims for low, _, high in profiles for dims in (low, high)), strict=True)
     dims = tuple(
-        dim if isinstance(dim, int) else low if low == high else -1
-        for dim, low, high in zip(dims_of.of(tensor) or (), bounds[0], bounds[2], strict=True)
+        dim if isinstance(dim, int) else span[0] if len(set(span)) == 1 else -1
+        for dim, span in zip(dims_of.of(tensor) or (), spans, strict=True)
     )
-    return Value(dtypes.name(dtypes.of(tensor)), dims, *bounds)
+    return Value(dtypes.name(dtypes.of(tensor)), dims, tuple(profiles))
 
 
 def _whole(found: Partition, networks: list[NetworkInfo]) -> NetworkInfo:
