@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,15 @@ LAYERS: dict[str, type[Layer]] = {"FusedRootNorm": third_party.FusedRootNorm}
 NORM = "graphopt.FusedRootNorm<epsilon: float = 1e-5>"
 
 
+@cache
+def lowered(opset: int) -> onnx.ModelProto:
+    """A model that has the layer's function."""
+    return graphopt.optimize(norms(opset=opset), lower="always", plugins=[third_party], verify="none").model
+
+
 def network(body: str, inputs: str, outputs: str, opset: int = 18) -> onnx.ModelProto:
     """A model with calls of FusedRootNorm, written `n = NORM(x, w)`; w is a weight of 8 columns."""
-    layer = graphopt.optimize(norms(opset=opset), lower="always", plugins=[third_party], verify="none").model
+    layer = lowered(opset)
     head = f'<ir_version: 10, opset_import: ["" : {opset}, "graphopt" : 1]>\n'
     proto = model(
         f"{head}g ({inputs}) => ({outputs}) {{ {body.replace('NORM', NORM)} }}", weights={"w": (8,), "v": (8, 8)}
