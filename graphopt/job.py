@@ -314,7 +314,7 @@ class Built:
             "version": found.version,
             "profile": {name: [list(dims) for dims in shapes.of(name)] for name in names},
             "log": list(found.log),
-            "segments": list(getattr(found, "segments", ())),
+            "segments": list(found.segments),
         }
 
 

@@ -28,6 +28,7 @@ def onnx_dtype(name: str) -> str:
     return _DTYPES.get(name, name.lower())
 
 
+SEGMENTS = ("auto", "always", "never")
 VERBOSITIES = ("detailed", "layer_names_only", "none")
 Progress = Callable[[str, int, int], None]
 """Called with (phase, steps done, steps in total). What it raises ends the build and reaches the caller."""
@@ -122,6 +123,8 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"optimization level {self.optimization_level} does not exist", hint="choose 0 to 5")
+        if self.segments not in SEGMENTS:
+            raise UsageError(f"segments {self.segments!r} do not exist", hint=f"choose {', '.join(SEGMENTS)}")
         if self.profiling_verbosity not in VERBOSITIES:
             raise UsageError(
                 f"profiling verbosity {self.profiling_verbosity!r} does not exist",
@@ -149,6 +152,9 @@ class BuildResult:
     network: NetworkInfo
     log: tuple[str, ...] = field(default=(), repr=False)
     """The last lines that the backend logged: warnings and errors, and what its native code printed."""
+    segments: tuple[Mapping[str, Any], ...] = ()
+    """Of a container, each part in order: `kind` ('engine', 'kernel'), `name`, `inputs`, `outputs`, and of engines
+    `bytes`, `seconds`, `layers`."""
 
 
 class Backend(Protocol):

@@ -238,8 +238,10 @@ def profile_lines(build: Mapping[str, Any]) -> list[str]:
 
 
 def build_line(build: Mapping[str, Any]) -> str:
+    kinds = [one["kind"] for one in build.get("segments", ())]
+    parts = f"{units.several(kinds.count('engine'), 'engine')} and {units.several(kinds.count('kernel'), 'kernel')}, "
     return (
-        f"{units.several(build['layers'], 'layer')}, "
+        f"{parts if kinds else ''}{units.several(build['layers'], 'layer')}, "
         f"built in {units.duration(build['seconds'])} by {build['backend']} {build['version']}"
     )
 

@@ -109,9 +109,12 @@ class Batcher:
         Raises:
             UsageError: it does not fit the engine, or the batcher is closed. Nothing was queued then.
         """
+        feeds = {
+            name: value if hasattr(value, "dtype") else self._axes.array(name, value) for name, value in feeds.items()
+        }
         rows = self._axes.check(feeds)
         key = self._axes.key(feeds)
-        request = _Request(dict(feeds), rows, time.monotonic(), device.mark(feeds.values()))
+        request = _Request(feeds, rows, time.monotonic(), device.mark(list(feeds.values())))
         with self._change:
             while self._limit is not None and self._queued and self._queued + rows > self._limit and not self._closed:
                 self._change.wait()

@@ -13,7 +13,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,8 @@ class Value:
     dtype: str
     dims: Dims
     """-1 where only the run tells."""
-    low: Dims
-    typical: Dims
-    high: Dims
+    profiles: tuple[tuple[Dims, Dims, Dims], ...]
+    """(least, typical, largest) shape in each optimization profile."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class Description:
             inputs=tuple(found["inputs"]),
             outputs=tuple(found["outputs"]),
             values={
-                name: Value(one["dtype"], *(tuple(one[key]) for key in ("dims", "low", "typical", "high")))
+                name: Value(one["dtype"], tuple(one["dims"]), tuple(_interval(bounds) for bounds in one["profiles"]))
                 for name, one in found["values"].items()
             },
             parts=tuple(part(dict(one)) for one in found["parts"]),
@@ -141,6 +140,11 @@ class Description:
                 Constant(one["dtype"], tuple(one["shape"]), Blob(**one["blob"])) for one in found["constants"]
             ),
         )
+
+
+def _interval(bounds: Sequence[Sequence[int]]) -> tuple[Dims, Dims, Dims]:
+    low, typical, high = (tuple(dims) for dims in bounds)
+    return low, typical, high
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,17 +29,19 @@ def stream() -> Iterator[Any]:
         yield made
 
 
-def mark(arrays: Iterable[Any]) -> Any:
+def mark(arrays: Sequence[Any]) -> Any:
     """An event after the work that made these arrays; None where all of them lie in host memory."""
-    kinds = {type(one).__module__.partition(".")[0] for one in arrays if hasattr(one, "__cuda_array_interface__")}
-    if not kinds:
+    torches = [one for one in arrays if type(one).__module__.startswith("torch")]
+    if not torches and not any(hasattr(one, "__cuda_array_interface__") for one in arrays):
         return None
-    if "torch" in kinds:
+    if any(one.is_cuda for one in torches):
         import torch
 
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream())
         return event
+    if len(torches) == len(arrays):
+        return None
     cupy = _cupy()
     event = cupy.cuda.Event(disable_timing=True)
     event.record(cupy.cuda.get_current_stream())

@@ -122,6 +122,10 @@ class Axes:
             raise UsageError("the request has no rows")
         return rows
 
+    def array(self, name: str, value: Any) -> np.ndarray[Any, Any]:
+        """A list or number, which has no dtype of its own, as an array of the input's."""
+        return np.asarray(value, self.ports[name].dtype if name in self.ports else None)
+
     def key(self, feeds: Mapping[str, Any]) -> Any:
         """Requests of one key can be joined: what they differ in is the number of rows."""
         return tuple(

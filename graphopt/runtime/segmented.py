@@ -22,6 +22,7 @@ from graphopt.registry import Registry
 
 from .bound import Arena, Context, Launches
 from .container import Constant, Container, Description, EngineEntry, KernelEntry, Value
+from .intervals import decides_shapes
 from .kernel_call import KernelCall
 from .loaded import Loaded, library, read_manifest
 from .places import places
@@ -60,6 +61,7 @@ class Segments:
         self.constants = [
             _upload(self.cupy, container.constant(number)) for number in range(len(self.description.constants))
         ]
+        self.cupy.cuda.runtime.deviceSynchronize()  # uploads are there for every stream
         self.nbytes = sum(one.nbytes for one in self.engines if one is not None)
 
     @property
@@ -107,8 +109,7 @@ def ports_of(description: Description) -> dict[str, Port]:
     found = {}
     for name in (*description.inputs, *description.outputs):
         value, is_input = description.values[name], name in description.inputs
-        bounds = ((value.low, value.typical, value.high),) if is_input else ()
-        found[name] = Port(name, dtype_of(value), value.dims, is_input, False, bounds)
+        found[name] = Port(name, dtype_of(value), value.dims, is_input, False, value.profiles if is_input else ())
     return found
 
 
@@ -169,9 +170,12 @@ class SegmentsBound(Launches):
 
     def _engine_step(self, part: EngineEntry | KernelEntry, engine: Loaded) -> Step:
         assert isinstance(part, EngineEntry)
+        if host := [name for name, port in engine.ports.items() if port.is_host]:
+            raise decides_shapes(host[0])
         loose = any(name in self._open for name in part.inputs)
         shapes = {name: self._most[name] for name in part.inputs}
-        context = Context(engine, self._stream, 0, shapes, {}, loose=loose)
+        profile = min(self.profile, engine.engine.num_optimization_profiles - 1)  # one where no size is free
+        context = Context(engine, self._stream, profile, shapes, {}, loose=loose)
         if context.dependent:
             raise BackendError(
                 f"the size of {context.dependent[0]!r} depends on data inside of an engine",

@@ -6,8 +6,8 @@ import hashlib
 import inspect
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, Progress, TensorInfo
+from graphopt.backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, ParseError, Progress, TensorInfo
 from graphopt.config import Dims, Shapes
-from graphopt.errors import BackendError, UsageError
+from graphopt.errors import BackendError
 from graphopt.ir import dtypes, weights
 from graphopt.ir import shapes as dims_of
 from graphopt.ir.infer import Inference
@@ -34,19 +34,15 @@ from .container import Blobs, Constant, Description, EngineEntry, KernelEntry, V
 from .intervals import Interval, decides_shapes, intervals
 from .partition import EnginePart, KernelPart, Partition, partition
 
-SEGMENTS = ("auto", "always", "never")
 BORDER_MS = 0.01
 """What a kernel between two engines must win at least: it ends what TensorRT would have fused across it."""
 
 
-@dataclass(frozen=True)
-class SegmentedBuild(BuildResult):
-    """A container that is complete on disk."""
-
-    segments: tuple[Mapping[str, Any], ...] = ()
-    """Of each part: `kind`, `name`, `inputs`, `outputs`, and of engines `bytes`, `seconds`, `layers`."""
-    kept: Mapping[str, str] = field(default_factory=dict)
-    """Call of a layer whose body stays in an engine -> why."""
+def chosen_by(mode: str) -> str:
+    """What `auto` depends on beyond model, shapes and options: a digest of the measurements and the GPU."""
+    if mode != "auto" or not (some := stores()):
+        return ""
+    return hashlib.sha256(b"".join([current_gpu().encode(), *(one.path.read_bytes() for one in some)])).hexdigest()
 
 
 def build_segments(
@@ -58,7 +54,7 @@ def build_segments(
     shapes: Shapes | None = None,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
-) -> SegmentedBuild | None:
+) -> BuildResult | None:
     """A container at engine_path in which calls of custom layers run as their kernels; None if no call is to.
 
     mode: 'always' cuts at every call; 'auto' where the layer's body cannot be built, or where a measurement on the GPU
@@ -67,8 +63,6 @@ def build_segments(
     Raises:
         GraphoptError: the model cannot be cut there, or a part cannot be built.
     """
-    if mode not in SEGMENTS:
-        raise UsageError(f"--segments {mode}: choose one of {', '.join(SEGMENTS)}")
     if mode == "never" or not _calls(model_path):
         return None
     shapes = shapes or Shapes()
@@ -81,13 +75,18 @@ def build_segments(
         return None
     with tempfile.TemporaryDirectory(prefix="graphopt-", dir=engine_path.parent) as folder:
         maker = _Maker(found, backend, Path(folder), options, progress)
-        bounds = intervals(found, shapes, maker.output_shapes)
+        bounds = [intervals(found, one, maker.output_shapes) for one in _profiles(shapes, options)]
         return maker.build(engine_path, bounds, layers, {one.name: one.source for one in registry.plugins})
 
 
 def _calls(model_path: Path) -> bool:
     nodes = onnx.load(str(model_path), load_external_data=False).graph.node
     return any(node.domain == DOMAIN for node in nodes)
+
+
+def _profiles(shapes: Shapes, options: BuildOptions | None) -> tuple[Shapes, ...]:
+    """The shapes of every optimization profile."""
+    return (shapes, *getattr(options, "profiles", ()))
 
 
 class _Judge:
@@ -171,10 +170,10 @@ class _Maker:
     def build(
         self,
         engine_path: Path,
-        bounds: Mapping[str, Interval],
+        bounds: Sequence[Mapping[str, Interval]],
         layers: Mapping[str, tuple[str, type[Layer]]],
         sources: Mapping[str, str],
-    ) -> SegmentedBuild:
+    ) -> BuildResult:
         blobs = Blobs()
         entries: list[EngineEntry | KernelEntry] = []
         constants: list[Constant] = []
@@ -200,23 +199,33 @@ class _Maker:
             version=self.backend.version(),
             inputs=self.found.inputs,
             outputs=self.found.outputs,
-            values={name: _value(tensor, bounds[name]) for name, tensor in self.found.tensors.items()},
+            values={name: _value(tensor, [one[name] for one in bounds]) for name, tensor in self.found.tensors.items()},
             parts=tuple(entries),
             constants=tuple(constants),
         )
         size = container.write(engine_path, description, blobs)
-        network = _whole(self.found, [one.network for one in results])
-        return SegmentedBuild(
-            engine_path, size, sum(one.seconds for one in results), sum(one.layers for one in results),
-            self.backend.name, description.version, network, tuple(line for one in results for line in one.log),
-            tuple(told), self.found.reasons,
-        )  # fmt: skip
+        stays = [f"{node} stays in its engine: {why}" for node, why in self.found.reasons.items()]
+        return BuildResult(
+            engine_path=engine_path,
+            bytes=size,
+            seconds=sum(one.seconds for one in results),
+            layers=sum(one.layers for one in results),
+            backend=self.backend.name,
+            version=description.version,
+            network=_whole(self.found, [one.network for one in results]),
+            log=(*(line for one in results for line in one.log), *stays),
+            segments=tuple(told),
+        )
 
-    def _engine(self, part: EnginePart, bounds: Mapping[str, Interval], number: int, total: int) -> BuildResult:
+    def _engine(
+        self, part: EnginePart, bounds: Sequence[Mapping[str, Interval]], number: int, total: int
+    ) -> BuildResult:
         model = self.model(part)
         self._refuse_host_values(part)
         open_ = [name for name in part.inputs if not dims_of.is_static(dims_of.of(self.found.tensors[name]))]
-        low, typical, high = ({name: bounds[name][at] for name in open_} for at in range(3))
+        first, *others = (Shapes(*({name: one[name][at] for name in open_} for at in range(3))) for one in bounds)
+        further: dict[str, Any] = {"profiles": tuple(others)} if others else {}
+        options = replace(self.options or BuildOptions(), **further)
         progress: Progress | None = None
         if self.progress is not None:
             report: Callable[[str, int, int], None] = self.progress
@@ -225,9 +234,9 @@ class _Maker:
                 report(f"engine {number} of {total}: {phase}", done, of)
 
         try:
-            return self.backend.build(
-                model, model.with_suffix(".engine"), Shapes(low, typical, high), self.options, progress
-            )
+            return self.backend.build(model, model.with_suffix(".engine"), first, options, progress)
+        except ParseError:
+            raise  # it names the node
         except BackendError as error:
             where = f"engine {number} of {total}, from {', '.join(part.inputs)} to {', '.join(part.outputs)}"
             raise BackendError(error.what, where=where, hint=error.hint) from error
@@ -277,12 +286,13 @@ def source_digest(layer: type[Layer]) -> str:
         return ""
 
 
-def _value(tensor: gs.Variable, bounds: Interval) -> Value:
+def _value(tensor: gs.Variable, profiles: Sequence[Interval]) -> Value:
+    spans = zip(*(dims for low, _, high in profiles for dims in (low, high)), strict=True)
     dims = tuple(
-        dim if isinstance(dim, int) else low if low == high else -1
-        for dim, low, high in zip(dims_of.of(tensor) or (), bounds[0], bounds[2], strict=True)
+        dim if isinstance(dim, int) else span[0] if len(set(span)) == 1 else -1
+        for dim, span in zip(dims_of.of(tensor) or (), spans, strict=True)
     )
-    return Value(dtypes.name(dtypes.of(tensor)), dims, *bounds)
+    return Value(dtypes.name(dtypes.of(tensor)), dims, tuple(profiles))
 
 
 def _whole(found: Partition, networks: list[NetworkInfo]) -> NetworkInfo:

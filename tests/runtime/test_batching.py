@@ -60,6 +60,11 @@ def test_a_large_request_is_split_and_a_small_one_padded() -> None:
     assert (batcher.statistics.batches, batcher.statistics.rows, batcher.statistics.padding) == (3, 11, 1)
 
 
+def test_lists_are_taken_in_the_engines_dtype() -> None:
+    with Batcher(affine()) as batcher:
+        assert batcher({"x": [[1, 2, 3]]})["y"].tolist() == [[2, 6, 12]]
+
+
 def test_waiting_rows_are_merged_and_others_wait_no_longer_than_the_delay() -> None:
     engine = affine(typical=4)
     with Batcher(engine, delay_ms=10_000) as batcher:

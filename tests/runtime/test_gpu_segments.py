@@ -204,6 +204,19 @@ def test_what_follows_a_kernel_gets_the_size_that_it_found_out(tmp_path: Path) -
         np.testing.assert_array_equal(cupy.asnumpy(on_gpu["y"]), got["y"])
 
 
+def test_rows_kept_by_the_installed_layer(tmp_path: Path) -> None:
+    """FusedCompress, which nobody asked for: TensorRT-RTX cannot say Compress."""
+    frozen = {"x": (9, 8), "mask": (9,)}
+    graphopt.optimize(keep(), engine=tmp_path / "m.engine", freeze=frozen, verify="none")
+    engine = graphopt.Engine(tmp_path / "m.engine")
+    x = np.random.default_rng(0).standard_normal((9, 8)).astype(np.float32)
+    for mask in (np.arange(9) % 2 == 0, np.arange(9) < 8, np.ones(9, bool), np.zeros(9, bool)):
+        got = engine(x=x, mask=mask)["y"]
+        assert got.shape == (mask.sum(), 8)
+        if mask.any():
+            close(got, np.exp(np.tanh(x[mask])))
+
+
 def test_batches_of_numpy_and_cupy_requests(tmp_path: Path) -> None:
     import cupy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 import graphopt
 from graphopt import backends
+from graphopt.backends.protocol import BuildOptions
 from graphopt.errors import BackendError, GraphoptError, UsageError
 from graphopt.layers.layer import Layer
 from graphopt.layers.measured import Measurement, Store
@@ -23,7 +25,7 @@ from graphopt.runtime.kernel_call import KernelCall
 from graphopt.runtime.partition import EnginePart, KernelPart
 from graphopt.runtime.ports import choose_profile
 from graphopt.runtime.segmented import layers_of, ports_of
-from graphopt.runtime.segments import BORDER_MS, build_segments
+from graphopt.runtime.segments import BORDER_MS, build_segments, chosen_by
 from graphopt.testing import model
 from tests.layers import third_party
 from tests.layers.models import norms
@@ -36,9 +38,15 @@ LAYERS: dict[str, type[Layer]] = {"FusedRootNorm": third_party.FusedRootNorm}
 NORM = "graphopt.FusedRootNorm<epsilon: float = 1e-5>"
 
 
+@cache
+def lowered(opset: int) -> onnx.ModelProto:
+    """A model that has the layer's function."""
+    return graphopt.optimize(norms(opset=opset), lower="always", plugins=[third_party], verify="none").model
+
+
 def network(body: str, inputs: str, outputs: str, opset: int = 18) -> onnx.ModelProto:
     """A model with calls of FusedRootNorm, written `n = NORM(x, w)`; w is a weight of 8 columns."""
-    layer = graphopt.optimize(norms(opset=opset), lower="always", plugins=[third_party], verify="none").model
+    layer = lowered(opset)
     head = f'<ir_version: 10, opset_import: ["" : {opset}, "graphopt" : 1]>\n'
     proto = model(
         f"{head}g ({inputs}) => ({outputs}) {{ {body.replace('NORM', NORM)} }}", weights={"w": (8,), "v": (8, 8)}
@@ -165,7 +173,7 @@ def test_other_sizes_are_asked_of_the_backends_parser(tmp_path: Path) -> None:
     )
     assert built is not None
     value = Container(path).description.values["a"]
-    assert (value.low, value.typical, value.high) == ((2, 8), (8, 8), (18, 8))
+    assert value.profiles == (((2, 8), (8, 8), (18, 8)),)
 
 
 def test_a_size_that_depends_on_data_is_refused() -> None:
@@ -182,7 +190,7 @@ def test_a_size_that_a_kernel_finds_out_is_bounded_by_the_layer(tmp_path: Path) 
     graphopt.optimize(keep(), engine=tmp_path / "m.engine", plugins=[keeping], shapes=shapes, verify="none")
     found = Container(tmp_path / "m.engine").description
     value = found.values["y"]
-    assert (value.dims, value.low, value.typical, value.high) == ((-1, 8), (0, 8), (6, 8), (9, 8))
+    assert (value.dims, value.profiles) == ((-1, 8), (((0, 8), (6, 8), (9, 8)),))
     (entry,) = found.kernels
     given = {"x": graphopt.tensor("float32", (7, 8)), "mask": graphopt.tensor("bool", (7,))}
     call = KernelCall(entry, keeping.FusedKeep, given)
@@ -210,8 +218,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A container of two engines and two kernels, built by `graphopt.optimize`."""
     pytest.importorskip("tensorrt_rtx")
     folder = tmp_path_factory.mktemp("segments")
-    from graphopt.backends.protocol import BuildOptions
-
     result = graphopt.optimize(
         norms(), lower="always", plugins=[third_party], engine=folder / "m.engine", verify="none",
         shapes=graphopt.Shapes(min={"x": (2, 1, 64)}, opt={"x": (2, 5, 64)}, max={"x": (2, 9, 64)}),
@@ -224,7 +230,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_segmented_build_is_one_file(built: Path) -> None:
-    assert [path.name for path in built.parent.iterdir() if path.suffix != ".json"] == ["m.engine"]
+    assert sorted(path.name for path in built.parent.iterdir()) == ["m.engine", "m.engine.json"]
     assert is_container(built)
     container = Container(built)
     found = container.description
@@ -234,11 +240,11 @@ def test_a_segmented_build_is_one_file(built: Path) -> None:
     np.testing.assert_allclose(kernel.attributes["epsilon"], 1e-5, rtol=1e-6)
     weight = onnx.numpy_helper.to_array(next(one for one in norms().graph.initializer if one.name == "g0"))
     np.testing.assert_array_equal(container.constant(kernel.constants["weight"]), weight)
-    import tensorrt_rtx
-
-    runtime = tensorrt_rtx.Runtime(tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR))
+    plain = built.with_name("plain.engine")
+    graphopt.optimize(model("g (float[3] x) => (float[3] y) { y = Exp(x) }"), engine=plain, verify="none")
+    assert not is_container(plain)
     for engine in found.engines:
-        assert runtime.get_engine_validity(container.read(engine.blob)) is not None
+        assert bytes(container.read(engine.blob)[:8]) == plain.read_bytes()[:8], "each is a plain engine by itself"
 
 
 @pytest.mark.parametrize("at", [0, 4096 * 2 + 7])
@@ -296,9 +302,21 @@ def test_auto_cuts_where_the_measurement_pays_for_the_border(tmp_path: Path, mon
     assert segments() is not None
 
 
-def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--segments some"):
-        build_segments(tmp_path / "m.onnx", tmp_path / "m.engine", backends.get("tensorrt_rtx"), Registry(), "some")
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(UsageError, match="auto, always, never"):
+        BuildOptions(segments="some")
+
+
+def test_what_auto_depends_on_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For keys of builds that are kept."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    assert chosen_by("auto") == chosen_by("always") == ""
+    found = []
+    for kernel_ms in (0.1, 0.2):
+        Store("NVIDIA Test").add([Measurement("FusedX", "float32", 4, ((1,),), kernel_ms, 0.3)])
+        found.append(chosen_by("auto"))
+    assert found[0] != found[1]
+    assert chosen_by("always") == ""
 
 
 def test_a_layer_that_is_missing_or_has_changed_is_said(built: Path, tmp_path: Path) -> None:
