@@ -13,6 +13,7 @@ from graphopt.layers.layer import Layer
 
 from .slots import CONTROL, HEAVY, KEPT, Slots, slots
 
+NO_SLOTS = Slots(frozenset(), frozenset())
 HIGH = 0
 """The atom of all that is float32 whatever the plan says."""
 _ANY = 10**6
@@ -59,15 +60,24 @@ class Flow:
         """id(node) -> its atom"""
         self._ports: dict[int, int] = {}
         self._slots: dict[int, Slots] = {}
+        sealed = sealed_scopes(graph)
         for tensor in graph.inputs:
             default = (note := peek(tensor)) is not None and note.default is not None
             self._made(tensor, HIGH if io == "keep" or default else self._atom(None, 0))
         for scope in scopes(graph, functions=False):
             for node in scope.nodes:
-                self._node(node)
+                if id(scope) in sealed:
+                    self._slots[id(node)] = NO_SLOTS
+                    self.of[id(node)] = HIGH
+                else:
+                    self._node(node)
         for scope in scopes(graph, functions=False):
             for node in scope.nodes:
-                self._reads(node)
+                if id(scope) in sealed:
+                    for tensor in node.inputs:
+                        self._read(tensor, HIGH)
+                else:
+                    self._reads(node)
         if io == "keep":
             for tensor in graph.outputs:
                 self._read(tensor, HIGH)
@@ -91,7 +101,7 @@ class Flow:
 
     def _node(self, node: gs.Node) -> None:
         if node.op in CONTROL and not node.domain:
-            self._slots[id(node)] = Slots(frozenset(), frozenset())
+            self._slots[id(node)] = NO_SLOTS
             for group in ports(node):
                 plain = all(is_single(tensor) for tensor in group.all())
                 atom = self._atom(None, 0) if plain and group.made else HIGH
@@ -109,19 +119,13 @@ class Flow:
             atom = self._atom(node, _ANY if heavy else 1 if results else 0)
             if node.op in self.refused and not node.domain:
                 self.atoms[atom].pinned = f"{node.op} does not build in {self.low}"
-            if self._is_unsure(node, found):
+            if is_unsure(node, found):
                 self.atoms[atom].pinned = "the dtype of an operand or result is not known"
         elif node.op in KEPT:
             atom = self._atom(node, 0, KEPT[node.op])
         self.of[id(node)] = atom
         for number, tensor in enumerate(node.outputs):
             self._made(tensor, atom if number in found.outputs else HIGH)
-
-    @staticmethod
-    def _is_unsure(node: gs.Node, found: Slots) -> bool:
-        """Whether a slot of the node's own dtype holds a value of which no dtype is known."""
-        mine = [*(node.inputs[i] for i in found.inputs), *(node.outputs[i] for i in found.outputs)]
-        return any(tensor.name and tensor.dtype is None for tensor in mine)
 
     def _reads(self, node: gs.Node) -> None:
         if node.op in CONTROL and not node.domain:
@@ -150,12 +154,35 @@ class Flow:
                     self.atoms[number].pinned = self.atoms[number].pinned or why
 
 
+def is_unsure(node: gs.Node, found: Slots) -> bool:
+    """Whether a slot of the node's own dtype holds a value of which no dtype is known."""
+    mine = [*(node.inputs[i] for i in found.inputs), *(node.outputs[i] for i in found.outputs)]
+    return any(tensor.name and tensor.dtype is None for tensor in mine)
+
+
+def sealed_scopes(graph: gs.Graph) -> set[int]:
+    """id() of bodies of what is no If, Loop or Scan (SequenceMap, FlexAttention), and of bodies in them: left alone."""
+    found: set[int] = set()
+    for scope in scopes(graph, functions=False):
+        for node in scope.nodes:
+            for body in subgraphs(node):
+                if node.op not in CONTROL or node.domain or id(scope) in found:
+                    found.update(id(inner) for inner in scopes(body, functions=False))
+    return found
+
+
 @dataclass(slots=True)
 class Port:
     """One value on its way into, through and out of bodies."""
 
-    read: list[gs.Tensor] = field(default_factory=list)
+    at: list[tuple[gs.Node | gs.Graph, int]] = field(default_factory=list)
+    """Where it is read: inputs of the node, outputs of bodies."""
     made: list[gs.Tensor] = field(default_factory=list)
+    """Its names: inputs of bodies, outputs of the node."""
+
+    @property
+    def read(self) -> list[gs.Tensor]:
+        return [(owner.inputs if isinstance(owner, gs.Node) else owner.outputs)[slot] for owner, slot in self.at]
 
     def all(self) -> Iterable[gs.Tensor]:
         return (*self.read, *self.made)
@@ -166,29 +193,24 @@ def ports(node: gs.Node) -> Iterator[Port]:
     bodies = list(subgraphs(node))
     if node.op == "If":
         for number, tensor in enumerate(node.outputs):
-            yield Port([body.outputs[number] for body in bodies], [tensor])
+            yield Port([(body, number) for body in bodies], [tensor])
         return
     body = bodies[0]
-    if node.op == "Loop":
-        carried = len(body.inputs) - 2
-        for number in range(carried):
-            made = [body.inputs[2 + number], *node.outputs[number : number + 1]]
-            yield Port([*node.inputs[2 + number : 3 + number], body.outputs[1 + number]], made)
-        for number in range(carried, len(node.outputs)):
-            yield Port([body.outputs[1 + number]], [node.outputs[number]])
-        return
-    scanned = int(node.attrs.get("num_scan_inputs", 0))
-    states = len(body.inputs) - scanned
-    for number, inner in enumerate(body.inputs):
-        if number < states:
-            yield Port(
-                [*node.inputs[number : number + 1], body.outputs[number]],
-                [inner, *node.outputs[number : number + 1]],
-            )
-        else:
-            yield Port([node.inputs[number]], [inner])
-    for number in range(states, len(node.outputs)):
-        yield Port([body.outputs[number]], [node.outputs[number]])
+    loop = node.op == "Loop"
+    # A Loop counts and has a condition before its carried values; a Scan has inputs to go through after them.
+    head, given = (2, 2) if loop else (0, 0)
+    scanned = 0 if loop else int(node.attrs.get("num_scan_inputs", 0))
+    if node.op == "Scan" and len(node.inputs) > len(body.inputs):
+        given = 1  # opset 8 begins with lengths of sequences
+    carried = len(body.inputs) - head - scanned
+    first = 1 if loop else 0
+    for number in range(carried):
+        made = [body.inputs[head + number], *node.outputs[number : number + 1]]
+        yield Port([(node, given + number), (body, first + number)], made)
+    for number in range(carried, carried + scanned):
+        yield Port([(node, given + number)], [body.inputs[number]])
+    for number in range(carried, len(node.outputs)):
+        yield Port([(body, first + number)], [node.outputs[number]])
 
 
 def is_single(tensor: gs.Tensor) -> bool:

@@ -21,6 +21,8 @@ KEPT: Mapping[str, str] = {
     **dict.fromkeys(("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"), "a loss"),
     **dict.fromkeys(("NonMaxSuppression", "STFT", "DFT", "MelWeightMatrix", "Det"), "no kernel in low precision"),
     **dict.fromkeys(("Multinomial", "Bernoulli"), "random"),
+    **dict.fromkeys(("HammingWindow", "HannWindow", "BlackmanWindow"), "its dtype is an attribute"),
+    "BitCast": "the bits of its input",
     **dict.fromkeys(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"), "random"),
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"), "quantized"
@@ -64,6 +66,9 @@ def _of_schema(op: str, opset: int, low: str, inputs: int, outputs: int) -> Slot
     kinds = {
         one.type_param_str: {"tensor(float)", word} <= set(one.allowed_type_strs) for one in schema.type_constraints
     }
+
+    if any("seq(" in kind or "optional(" in kind for one in (*schema.inputs, *schema.outputs) for kind in one.types):
+        return _NONE
 
     def free(formals: Any, count: int) -> frozenset[int]:
         last = len(formals) - 1

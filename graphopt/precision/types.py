@@ -8,14 +8,37 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import ModelError
 from graphopt.ir import dtypes
+from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Custom, Inference
 from graphopt.ir.save import to_proto
+
+from .flow import ports
+from .slots import CONTROL
+
+
+def _pass_on(graph: gs.Graph) -> int:
+    """What bodies pass on has one dtype, however few of its names declare it; how many were told."""
+    told = 0
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            if node.op not in CONTROL or node.domain:
+                continue
+            for group in ports(node):
+                plain = [t for t in group.all() if t.name and getattr(t, "type", "tensor_type") == "tensor_type"]
+                kinds = {dtypes.of(tensor) for tensor in plain} - {None}
+                for tensor in plain if len(kinds) == 1 else ():
+                    if tensor.dtype is None:
+                        tensor.dtype = next(iter(kinds))
+                        told += 1
+    return told
 
 
 def know_types(graph: gs.Graph, custom: Custom | None = None) -> None:
     """Fill in types and shapes; what calls of model-local functions make comes from onnx's own inference."""
     inference = Inference(graph, custom)
     inference.run()
+    if _pass_on(graph):
+        inference.run()
     unknown = {t.name: t for node in graph.nodes for t in node.outputs if t.name and t.dtype is None}
     if not unknown or not graph.functions:
         return

@@ -13,13 +13,13 @@ import onnx_graphsurgeon as gs
 from graphopt.errors import UsageError, nearest
 from graphopt.ir import dtypes
 from graphopt.ir.edits import Editor
-from graphopt.ir.graph import extras, new_constant, new_variable, scopes, subgraphs
+from graphopt.ir.graph import extras, new_constant, new_variable, scopes
 from graphopt.ir.infer import Custom
 from graphopt.ir.weights import read
 from graphopt.layers.layer import Layer
 
 from .constants import Converted, largest_for
-from .flow import is_single, ports
+from .flow import is_single, is_unsure, ports, sealed_scopes
 from .plan import Plan, named
 from .quantized import Quantizer
 from .slots import CONTROL, Slots, slots
@@ -65,6 +65,7 @@ class _Writer:
         self.count = 0
         self._lowered: set[int] = set()
         """ids of the values that were float32 and are low now"""
+        self.sealed = sealed_scopes(graph)
         self._resolve()
         self.quantizer = Quantizer(graph, plan, self.edit)
 
@@ -90,6 +91,7 @@ class _Writer:
             for tensor in self.graph.inputs:
                 if id(tensor) in self.wanted and is_single(tensor):
                     tensor.dtype = self.wanted[id(tensor)]
+                    self._lowered.add(id(tensor))
         kept = {id(tensor) for tensor in self.graph.outputs} if self.plan.io == "keep" else set()
         self._ports()
         for node in self.edit.nodes():
@@ -129,14 +131,27 @@ class _Writer:
         return slots(node, int(self.graph.opset), dtypes.name(low), self.layers)
 
     def _dtype(self, node: gs.Node, free: Slots) -> Any:
-        """The dtype that the node computes in: that of its results; of what only reads, low where all it reads is."""
+        """The dtype that the node computes in: that of its results; of what only reads, what takes the fewest casts."""
+        if is_unsure(node, free) or id(self.edit.scope(node)) in self.sealed:
+            return _SINGLE
         results = [node.outputs[i] for i in free.outputs if is_single(node.outputs[i]) and node.outputs[i].name]
         if results:
             kinds = {self.wanted.get(id(tensor), _SINGLE) for tensor in results}
             return _SINGLE if len(kinds) > 1 else kinds.pop()
         floats = [node.inputs[i] for i in free.inputs if self._computed(node.inputs[i])]
         kinds = {dtypes.of(t) for t in floats if not isinstance(t, gs.Constant)}
-        return kinds.pop() if len(kinds) == 1 else _SINGLE
+        if len(kinds) < 2:
+            return kinds.pop() if kinds else _SINGLE
+        missing = {
+            kind: sum(not self._has(t, kind) for t in floats if not isinstance(t, gs.Constant)) for kind in kinds
+        }
+        return min(sorted(kinds, key=lambda kind: -kind.itemsize), key=lambda kind: missing[kind])
+
+    def _has(self, tensor: gs.Tensor, dtype: Any) -> bool:
+        """Whether the value is in dtype, or is cast to it for somebody else."""
+        if dtypes.of(tensor) == dtype or (id(tensor), dtype) in self.casts:
+            return True
+        return any(self.wanted.get(id(out), _SINGLE) == dtype for user in tensor.outputs for out in user.outputs)
 
     def _computed(self, tensor: gs.Tensor) -> bool:
         """Whether it is a float value that takes part."""
@@ -211,7 +226,7 @@ class _Writer:
             if node.op not in CONTROL or node.domain or isinstance(self.edit.scope(node), gs.Function):
                 continue
             for group in ports(node):
-                if not group.made or not all(is_single(tensor) for tensor in group.all()):
+                if not group.made or not all(self._computed(tensor) for tensor in group.all()):
                     continue
                 kinds = {self.wanted.get(id(tensor), _SINGLE) for tensor in group.made}
                 dtype = kinds.pop() if len(kinds) == 1 else _SINGLE
@@ -227,14 +242,12 @@ class _Writer:
             wanted = next((dtypes.of(tensor) for tensor in group.made), _SINGLE)
             if not group.made or wanted not in _LOW_KINDS:
                 continue
-            reads = {id(tensor) for tensor in group.read}
-            for number, tensor in enumerate(node.inputs):
-                if id(tensor) in reads and self._computed(tensor):
-                    self._replace_input(node, number, tensor, wanted)
-            for body in subgraphs(node):
-                for number, tensor in enumerate(body.outputs):
-                    if id(tensor) in reads and self._computed(tensor):
-                        self._replace_output(body, number, tensor, wanted, node)
+            for owner, number in group.at:
+                if isinstance(owner, gs.Node):
+                    if self._computed(owner.inputs[number]):
+                        self._replace_input(owner, number, owner.inputs[number], wanted)
+                elif self._computed(owner.outputs[number]):
+                    self._replace_output(owner, number, owner.outputs[number], wanted, node)
 
     def _replace_input(self, node: gs.Node, number: int, tensor: gs.Tensor, wanted: Any) -> None:
         if dtypes.of(tensor) == wanted:
