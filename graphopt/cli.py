@@ -41,6 +41,7 @@ from .arguments import (
     ReportFile,
     Samples,
     Seed,
+    Segments,
     Skip,
     Strict,
     TimeLimit,
@@ -52,11 +53,12 @@ from .arguments import (
 from .bisect import bisect
 from .check_command import add_check
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
+from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .layer_commands import add_to
+from .precision_words import add_precision_to, request_of, takes_precision
 
 if TYPE_CHECKING:
-    from .config import Limits
     from .pipeline import Result
     from .report.result import Report
 
@@ -97,6 +99,7 @@ def _graphopt(
         )
     )
 )
+@takes_precision
 def optimize(
     model: Model,
     output: Output = None,
@@ -126,13 +129,15 @@ def optimize(
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     optimization_level: Level = None,
+    segments: Segments = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    request: Any = None,
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
-        from .options import dims_by_name, outputs_of, shapes_of, values_by_name
+        from .options import dims_by_name, limits_of, outputs_of, shapes_of, values_by_name
 
         profile = shapes_of(min_shapes or (), shapes or (), max_shapes or ())
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
@@ -146,6 +151,7 @@ def optimize(
         options = BuildOptions(
             optimization_level,
             compute_capabilities=(target.compute_capability,) if target.compute_capability else (),
+            segments=segments,
         )
         with progress(quiet) as show:
             result = run(
@@ -163,6 +169,7 @@ def optimize(
                 promote_io=promote_io,
                 keep_metadata=keep_metadata,
                 lower=lower,
+                precision=request_of(request),
                 verify=verify,
                 inputs=inputs,
                 samples=samples,
@@ -171,7 +178,7 @@ def optimize(
                 build_options=options,
                 count_layers=True,
                 strict=strict,
-                limits=_limits(time_limit, memory_limit),
+                limits=limits_of(time_limit, memory_limit),
                 progress=show,
             )
         _tell(result, model, report, as_json, quiet, verbose)
@@ -348,19 +355,8 @@ app.command(
 )(bisect)
 
 
-def _limits(seconds: float, memory_gb: float | None) -> Limits:
-    from .config import Limits
-
-    for option, value in (("--time-limit", seconds), ("--memory-limit", memory_gb)):
-        if value is not None and not 0 < value < 1e8:
-            raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
-    return Limits(
-        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
-    )
-
-
-add_to(app)
-add_check(app)
+for add in (add_to, add_check, add_engine_commands, add_precision_to):
+    add(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from . import backends
 from .backends.profiles import profile
-from .backends.protocol import BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
+from .backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
 from .backends.tensorrt import FLAVORS
 from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, ModelError, PassError, UsageError
@@ -22,6 +22,7 @@ from .ir import dtypes
 from .ir import shapes as dims_of
 from .ir.convert import RAISED, convert_opset, raise_opset
 from .ir.graph import Extras, flatten, peek, scopes
+from .ir.infer import Custom
 from .ir.load import load
 from .ir.notes import drop_exporters_notes
 from .ir.promote import promote_interface
@@ -29,6 +30,7 @@ from .ir.save import Staged, stage, to_proto
 from .ir.specialize import bind_inputs, freeze_dims
 from .ir.staging import staging
 from .lowering import Lowering, lowering
+from .manifest import manifest, write_manifest
 from .registry import Registry
 from .report.result import Description, Report, describe
 from .rewrite.deadline import deadline
@@ -183,6 +185,17 @@ class Job:
             custom=self._lowering.custom,
         )
 
+    def peek(self) -> gs.Graph:
+        """The source, to be looked at only."""
+        if self._unused is None:
+            self._unused = self.load()
+        return self._unused
+
+    @property
+    def custom(self) -> Custom | None:
+        """The types of calls of custom layers, once the passes have run."""
+        return self._lowering.custom if self._lowering is not None else None
+
     def rewrite(
         self, refused: Mapping[tuple[str, str], str] | None = None, observe: Callable[[Manager], None] | None = None
     ) -> gs.Graph:
@@ -262,21 +275,37 @@ class Job:
             options = BuildOptions(compute_capabilities=(capability,) if capability else ())
         options = replace(options, plugins=self.registry.given, no_plugins=self.registry.switched_off)
         try:
-            built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
+            built = self._segmented(backend, staged.model_path, folder / path.name, shapes, options)
+            if built is None:
+                built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
         except ParseError as error:
             raise _explained(error, graph) from error
-        return Built(built, path, shapes)
+        source = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else ""
+        return Built(built, path, shapes, manifest(graph, source, built, shapes, options))
+
+    def _segmented(
+        self, backend: Backend, model: Path, engine: Path, shapes: Shapes | None, options: BuildOptions
+    ) -> BuildResult | None:
+        """A container of engines and kernels, where custom layers are to run that the backend has no plugins for."""
+        plugins = options.segments == "auto" and self.target.backend == "tensorrt"
+        if plugins or self.target.backend == "onnxruntime":
+            return None
+        from .runtime.segments import build_segments
+
+        return build_segments(model, engine, backend, self.registry, options.segments, shapes, options, self.progress)
 
 
 class Built:
     """A finished engine that waits under a temporary name until everything else is written."""
 
-    def __init__(self, result: BuildResult, path: Path, shapes: Shapes | None) -> None:
+    def __init__(self, result: BuildResult, path: Path, shapes: Shapes | None, made_of: dict[str, Any]) -> None:
         self.result = result
         self.path = path
         self.shapes = shapes
+        self.made_of = made_of
 
     def finish(self) -> dict[str, Any]:
+        write_manifest(self.path, self.made_of)
         os.replace(self.result.engine_path, self.path)
         found = self.result
         shapes = self.shapes or Shapes()
@@ -290,6 +319,7 @@ class Built:
             "version": found.version,
             "profile": {name: [list(dims) for dims in shapes.of(name)] for name in names},
             "log": list(found.log),
+            "segments": list(getattr(found, "segments", ())),
         }
 
 

@@ -70,7 +70,7 @@ def lowering(
         Manager(small, before, target).run()
         return small
 
-    rules, missing = lowerings(graph, wanted, simplify, decision.pays)
+    rules, missing = lowerings(graph, wanted, simplify, decision.pays, registry.preferred)
     reasons.update({kebab(name): reason for name, reason in missing.items()})
     custom = inference({layer.__name__: layer for _, layer in known})
     return Lowering(rules, reasons, custom)

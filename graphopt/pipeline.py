@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,6 +17,10 @@ from .backends.protocol import BuildOptions
 from .config import Dims, Limits, Shapes, Target
 from .errors import UsageError
 from .job import Job, Progress
+from .narrow import build_options as build_options_of
+from .narrow import checked as job_request
+from .narrow import narrow
+from .precision.stage import Request
 from .proof import Check
 from .registry import Registry
 from .report.result import Result
@@ -42,6 +47,7 @@ def optimize(
     promote_io: bool = False,
     keep_metadata: bool = False,
     lower: str = "auto",
+    precision: Request | str | None = None,
     verify: str = "end",
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     samples: int = 3,
@@ -65,7 +71,8 @@ def optimize(
     lower: where custom layers are placed: 'auto' (where a measurement says that it pays), 'always', 'never'.
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
-    how many layers it makes of source and result. repro: where 'each' writes a folder for what it took back;
+    how many layers it makes of source and result. precision: a name ('fp16'), or a Request with samples and a budget;
+    repro: where 'each' writes a folder for what it took back;
     beside the output (OUTPUT.refused) if not given. strict: what was refused, could not be verified, or failed and
     was left out is an error.
 
@@ -76,7 +83,10 @@ def optimize(
     if verify not in VERIFY:
         raise UsageError(f"--verify {verify}: choose one of {', '.join(VERIFY)}")
     began = perf_counter()
+    request = Request(precision) if isinstance(precision, str) else precision or Request("tf32")
     target = target or Target()
+    if request.precision != "tf32":
+        target = replace(target, precision=request.precision)
     registry = Registry(plugins, no_plugins)
     if output is not None:
         _keep_input(model, output)
@@ -87,23 +97,33 @@ def optimize(
     job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())
+    request = job_request(job, request, verify)
     with ExitStack() as stack:
         check = Check(job, verify, shapes, inputs, samples, seed, _repro(repro, output))
         graph, report = check.rewrite(stack), job.report
         if check.wanted or output is not None or engine is not None or count_layers:
-            staged = stack.enter_context(job.staged(graph, output))
-            graph, staged = check.settle(stack, graph, staged, output, strict)
+            staged = stack.enter_context(job.staged(graph, None if request.is_low else output))
+            graph, staged = check.settle(stack, graph, staged, None if request.is_low else output, strict)
+            if request.is_low:
+                found = narrow(job, graph, request, shapes, check.inputs)
+                staged = stack.enter_context(job.staged(graph, output))
             if count_layers:
                 report.layers_before, report.layers_after = (
                     job.layers(check.source(stack), report.source),
                     job.layers(staged.model_path, report.result),
                 )
-            built = job.build(graph, staged, engine, shapes, build_options, stack)
+            options = build_options_of(build_options, target.precision, target.backend, report.warnings)
+            built = job.build(graph, staged, engine, shapes, options, stack)
             if output is not None:
                 report.outputs["model"] = [str(path) for path in staged.commit()]
             if built is not None:
                 report.build = built.finish()
                 report.outputs["engine"] = [report.build["engine"]]
+        elif request.is_low:
+            found = narrow(job, graph, request, shapes, check.inputs)
+        if request.plan_output is not None and request.is_low:
+            found.plan.save(request.plan_output)
+            report.outputs["plan"] = [os.fspath(request.plan_output)]
     report.seconds = perf_counter() - began
     return Result(graph, report)
 

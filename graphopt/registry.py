@@ -58,10 +58,12 @@ class Registry:
         self.plugins: list[Plugin] = []
         self.given = tuple(one for one in plugins if isinstance(one, str))
         self.switched_off = tuple(no_plugins)
+        self.preferred: set[str] = set()
+        """The plugins that this run names: their layers go before those of installed ones."""
         off = set(self.switched_off)
         unused = set(off)
         from_env = [item for item in os.environ.get("GRAPHOPT_PLUGINS", "").split(os.pathsep) if item]
-        for point in sorted(entry_points(group="graphopt"), key=lambda p: (p.name, p.value)):
+        for point in _entry_points():
             unused.discard(point.name)
             self._add(_from_entry_point(point, off))
         for given in [*from_env, *plugins]:
@@ -70,6 +72,7 @@ class Registry:
             if plugin.name in off:
                 plugin = Plugin(plugin.name, plugin.source, plugin.hooks, SWITCHED_OFF)
             self._add(plugin)
+            self.preferred.add(plugin.name)
         if unused:
             known = ", ".join(plugin.name for plugin in self.plugins)
             raise UsageError(f"--no-plugin {sorted(unused)[0]}: no such plugin", hint=f"plugins: {known}")
@@ -184,6 +187,24 @@ class Registry:
         self._ask("graphopt_after_pass", graph=graph, name=name, changes=changes)
 
 
+def _entry_points() -> list[EntryPoint]:
+    """The installed entry points by name; looked for again when a folder of the path has changed."""
+    global _FOUND
+    folders = []
+    for place in sys.path:
+        try:
+            folders.append((place, os.stat(place or ".").st_mtime_ns))
+        except OSError:
+            folders.append((place, 0))
+    if _FOUND is None or _FOUND[0] != (entry_points, folders):
+        points = sorted(entry_points(group="graphopt"), key=lambda p: (p.name, p.value))
+        _FOUND = (entry_points, folders), points
+    return _FOUND[1]
+
+
+_FOUND: tuple[Any, list[EntryPoint]] | None = None
+
+
 def _listed(plugin: str, runs: Any) -> list[Any]:
     if isinstance(runs, (list, tuple)):
         return list(runs)
@@ -246,7 +267,7 @@ def _from_argument(given: str | ModuleType) -> Plugin:
 
 
 def _plugin(name: str, source: str, module: ModuleType) -> Plugin:
-    hooks = tuple(sorted(attr for attr in vars(module) if _is_impl(getattr(module, attr))))
+    hooks = tuple(sorted(attr for attr, thing in vars(module).items() if _is_impl(thing)))
     wanted = getattr(module, "GRAPHOPT_API", hookspecs.API)
     if wanted > hookspecs.API:
         return Plugin(name, source, hooks, f"needs plugin API {wanted}; this graphopt has {hookspecs.API}")
@@ -254,7 +275,7 @@ def _plugin(name: str, source: str, module: ModuleType) -> Plugin:
 
 
 def _is_impl(thing: Any) -> bool:
-    return callable(thing) and getattr(thing, "graphopt_impl", None) is not None
+    return not isinstance(thing, (type, ModuleType)) and getattr(thing, "graphopt_impl", None) is not None
 
 
 def _check_hooks(plugin: Plugin) -> None:

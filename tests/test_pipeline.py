@@ -39,7 +39,7 @@ def test_trained_ocr_networks_become_smaller_stay_right_and_build(name: str, mos
     assert all(one["relative_l2"] < 1e-5 for one in found["verification"]["outputs"])
     assert (tmp_path / "out.engine").stat().st_size == found["build"]["bytes"] > 1_000_000
     onnx.checker.check_model(tmp_path / "out.onnx")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.engine", "out.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.engine", "out.engine.json", "out.onnx"]
 
 
 def check_light(name: str, folder: Path) -> None:
@@ -255,6 +255,7 @@ def test_the_json_mirrors_the_result() -> None:
         "each",
         "refused",
         "not_lowered",
+        "precision",
         "build",
         "outputs",
         "seconds",

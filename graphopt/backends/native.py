@@ -14,17 +14,9 @@ from graphopt.config import Shapes
 from graphopt.errors import BackendError, UsageError
 
 from .profiles import placeholders, profile
-from .protocol import BuildOptions, NetworkInfo, ParseError, ParserError, TensorInfo
+from .protocol import BuildOptions, NetworkInfo, ParseError, ParserError, TensorInfo, onnx_dtype
 from .tensorrt import Flavor
 
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "FP8": "float8e4m3fn",
-    "FP4": "float4e2m1",
-    "E8M0": "float8e8m0",
-}
 _AT_NODE = "Parsing node: "
 _REFUSED = re.compile(r'While parsing node number (\d+) \[.* -> "(.*)"\]')
 _NOISE = re.compile(r"\.? In \S+ at \S+:\d+|In node -?\d+ with name: .*?\): [A-Z_]+: ")
@@ -112,6 +104,7 @@ class Native:
             config.builder_optimization_level = options.optimization_level
         if options.workspace_bytes is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+        config.profiling_verbosity = trt.ProfilingVerbosity.__members__[options.profiling_verbosity.upper()]
         if not options.tf32:
             config.clear_flag(trt.BuilderFlag.TF32)
         if options.compute_capabilities:
@@ -213,9 +206,7 @@ def _tensor(tensor: Any) -> TensorInfo:
         dims = ()
     names = tuple(tensor.get_dimension_name(axis) or "" for axis in range(len(dims))) if tensor.is_network_input else ()
     dtype = tensor.dtype.name
-    return TensorInfo(
-        _DTYPES.get(dtype, dtype.lower()), dims, names, tensor.is_network_input and tensor.is_shape_tensor
-    )
+    return TensorInfo(onnx_dtype(dtype), dims, names, tensor.is_network_input and tensor.is_shape_tensor)
 
 
 def _first(messages: list[str]) -> str:

@@ -13,6 +13,22 @@ from graphopt.errors import BackendError, UsageError
 
 StrPath = str | os.PathLike[str]
 
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "FP8": "float8e4m3fn",
+    "FP4": "float4e2m1",
+    "E8M0": "float8e8m0",
+}
+
+
+def onnx_dtype(name: str) -> str:
+    """A dtype of TensorRT (FLOAT, HALF, INT64, ...) in ONNX's words."""
+    return _DTYPES.get(name, name.lower())
+
+
+VERBOSITIES = ("detailed", "layer_names_only", "none")
 Progress = Callable[[str, int, int], None]
 """Called with (phase, steps done, steps in total). What it raises ends the build and reaches the caller."""
 
@@ -93,6 +109,10 @@ class BuildOptions:
     workspace_bytes: int | None = None
     compute_capabilities: tuple[tuple[int, int], ...] = ()
     tf32: bool = True
+    profiling_verbosity: str = "detailed"
+    """What the engine tells of its layers: 'detailed', 'layer_names_only' or 'none'."""
+    segments: str = "auto"
+    """Whether calls of custom layers run as their kernels between engines: 'auto', 'always' or 'never'."""
     plugins: tuple[str, ...] = ()
     no_plugins: tuple[str, ...] = ()
     """Where the custom layers of the model come from: --plugin, --no-plugin."""
@@ -102,6 +122,11 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"optimization level {self.optimization_level} does not exist", hint="choose 0 to 5")
+        if self.profiling_verbosity not in VERBOSITIES:
+            raise UsageError(
+                f"profiling verbosity {self.profiling_verbosity!r} does not exist",
+                hint=f"choose {', '.join(VERBOSITIES)}",
+            )
         if self.workspace_bytes is not None and self.workspace_bytes < 0:
             raise UsageError(f"a workspace of {self.workspace_bytes} bytes cannot be had")
 

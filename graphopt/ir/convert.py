@@ -259,11 +259,10 @@ def _respell(node: gs.Node, old: int, new: int, edit: Editor, known: dict[Any, l
         names.update(zip(proto.output, new_node.outputs, strict=True))
         inherit(new_node, [node], f"opset-{new}")
         made.append(new_node)
-    for name, tensor in outputs.items():
-        if tensor.name:
-            if name not in names:
-                raise _refused(node, new, f"output {tensor.name!r} does not exist there")
-            edit.replace(tensor, names[name], at=node)
+    used = {name: tensor for name, tensor in outputs.items() if tensor.name}
+    if missing := next((name for name in used if name not in names), None):
+        raise _refused(node, new, f"output {used[missing].name!r} does not exist there")
+    edit.replace_all([(tensor, names[name]) for name, tensor in used.items()], at=node)
     edit.prune([node])
 
 

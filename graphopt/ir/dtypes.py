@@ -22,6 +22,13 @@ def from_onnx(number: int) -> np.dtype[Any] | None:
 
 
 @cache
+def from_name(text: str) -> np.dtype[Any] | None:
+    """The NumPy dtype of 'float32', 'bfloat16', 'float8e4m3fn', ...; None for what is no dtype of ONNX."""
+    long = {short: name for name, short in _SHORT.items()}.get(text, text)
+    return next((from_onnx(number) for number, name in _NAMES.items() if name == long), None)
+
+
+@cache
 def to_onnx(dtype: Any) -> int:
     """The TensorProto.DataType of a NumPy dtype, scalar type, or number of one. Raises ValueError if there is none."""
     if isinstance(dtype, int):

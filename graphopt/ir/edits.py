@@ -13,7 +13,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import dtypes, shapes
-from .graph import Links, adopt, extras, new_constant, new_node, new_variable, peek, scopes, subgraphs
+from .census import Census
+from .graph import (
+    adopt,
+    new_constant,
+    new_node,
+    new_variable,
+    of_one_type,
+    scopes,
+    slots_of,
+    subgraphs,
+)
+from .graph import inherit as inherit
 from .order import is_sorted, toposort
 
 _FEW = 4
@@ -29,11 +40,13 @@ class Editor:
         """Number of edits so far."""
         self.log: list[gs.Node] = []
         """Nodes that were added, or whose inputs, attributes or readers changed, in order; some may be gone by now."""
+        self.retyped: list[gs.Node] = []
+        """Nodes whose outputs may have another type than was worked out: new ones, and those with other inputs."""
+        self.census = Census(graph)
         self._scope: dict[int, gs.Graph] = {}
         self._place: dict[int, tuple[int, int]] = {}
         self._alive: dict[int, gs.Node] = {}
         self._results: dict[int, list[gs.Graph]] = {}
-        self._function: dict[int, gs.Graph] = {}
         self._fed: set[int] = set()
         self._names: set[str] = set()
         self._stems: dict[str, str] = {}
@@ -47,6 +60,7 @@ class Editor:
 
     def enter(self, scope: gs.Graph) -> None:
         """Take a scope under the editor's care (called for all scopes that exist when it is made)."""
+        self.census.forget_scopes()
         for tensor in scope.inputs:
             self._fed.add(id(tensor))
             self._names.add(tensor.name)
@@ -64,6 +78,7 @@ class Editor:
         self._scope[id(node)] = scope
         self._place[id(node)] = place
         self._alive[id(node)] = node
+        self.census.add(node)
         self._names.add(node.name)
         for tensor in node.outputs:
             self._names.add(tensor.name)
@@ -72,7 +87,12 @@ class Editor:
 
     def nodes(self) -> list[gs.Node]:
         """Every node of every scope, in order."""
-        return [node for scope in scopes(self.graph) for node in scope.nodes if id(node) in self._alive]
+        every = [node for scope in self.census.scopes() for node in scope.nodes]
+        return [node for node in every if id(node) in self._alive] if self._touched else every
+
+    def of(self, *operators: str) -> list[gs.Node]:
+        """The nodes of these operators in all scopes, in order."""
+        return sorted(self.census.of(operators), key=self.place)
 
     @property
     def size(self) -> int:
@@ -157,6 +177,7 @@ class Editor:
         self._added.setdefault(id(scope), (scope, []))[1].append(node)
         self._touch(scope)
         self.log.append(node)
+        self.retyped.append(node)
         for body in subgraphs(node):
             for inner in scopes(body, functions=False):
                 if not all(id(n) in self._alive for n in inner.nodes):
@@ -171,43 +192,54 @@ class Editor:
         self._added.setdefault(id(scope), (scope, []))[1].append(node)
         self._touch(scope)
         self.log.append(node)
+        self.retyped.append(node)
+        self.census.forget_scopes()
 
     def _touch(self, scope: gs.Graph) -> None:
         self._touched[id(scope)] = scope
         self.changes += 1
 
     def edited(self, node: gs.Node) -> None:
-        """Take notice that inputs or attributes of a node were set directly."""
+        """Take notice that operator, inputs or attributes of a node were set directly."""
         self._touch(self._scope[id(node)])
         self.log.append(node)
+        self.retyped.append(node)
+        self.census.add(node)
+        if any(subgraphs(node)):
+            self.census.forget_scopes()
 
     def replace_uses(self, old: gs.Tensor, new: gs.Tensor) -> int:
         """Every node that reads `old` reads `new`; graph outputs are left. Returns the number of slots."""
         count = len(old.outputs)
+        alike = of_one_type(old, new)
         self.log.extend(old.inputs)
         for node in {id(user): user for user in old.outputs}.values():
-            for slot in _slots(node, old):
+            for slot in slots_of(node, old):
                 node.inputs[slot] = new
             scope = self._scope.get(id(node))
             if scope is not None:
                 self._touch(scope)
                 self.log.append(node)
+                if not alike:
+                    self.retyped.append(node)
         return count
 
-    def replace(self, old: gs.Tensor, new: gs.Tensor, *, at: gs.Node | None = None) -> None:
+    def replace(self, old: gs.Tensor, new: gs.Tensor, *, at: gs.Node | None = None) -> gs.Tensor:
         """Whatever read `old`, graph outputs included, now gets the value of `new`; output names stay.
+
+        Returns the tensor that has the value now: a graph output takes the place of `new`.
 
         `at`: the node before which an Identity may be put; by default the producer of `old`.
         """
         if new is old:
-            return
+            return new
         self._share_facts(old, new)
         self.log.extend(new.inputs)
         producer = old.inputs[0] if old.inputs else None
         results = self._results.get(id(old), ())
         if not results:
             self.replace_uses(old, new)
-            return
+            return new
         maker = new.inputs[0] if new.inputs else None
         can_take = (
             maker is not None
@@ -221,20 +253,28 @@ class Editor:
             slot = next(i for i, tensor in enumerate(maker.outputs) if tensor is new)
             maker.outputs[slot] = old
             self.replace_uses(new, old)
+            self.retyped.append(maker)
             self._touch(self._scope[id(maker)])
-            return
+            return old
         anchor = at if at is not None else producer
         self.replace_uses(old, new)
         if anchor is None:
-            return
+            return new
         if producer is not None and producer.op == "Identity" and not producer.domain:
             if producer.inputs[0] is not new:
                 producer.inputs[0] = new
                 self._touch(self._scope[id(producer)])
-            return
+            return new
         if producer is not None:
             self._release(producer, old)
         self.insert("Identity", [new], at=anchor, outputs=[old], name=f"{old.name}_identity")
+        return new
+
+    def replace_all(self, pairs: Iterable[tuple[gs.Tensor, gs.Tensor]], *, at: gs.Node | None = None) -> None:
+        """`replace` for each (old, new); one new value may stand for several old ones, graph outputs among them."""
+        now: dict[int, tuple[gs.Tensor, gs.Tensor]] = {}
+        for old, new in pairs:
+            now[id(new)] = new, self.replace(old, now.get(id(new), (new, new))[1], at=at)
 
     def _release(self, producer: gs.Node, tensor: gs.Tensor) -> None:
         """`producer` no longer makes `tensor`; it makes an unused one in its place."""
@@ -250,10 +290,15 @@ class Editor:
         for tensor in (old, new):
             if isinstance(tensor, gs.Variable) and tensor.type == "tensor_type":
                 if tensor.shape != shape and not self.is_input(tensor) and not self.is_result(tensor):
-                    tensor.shape = shape
-                    self.log.extend(tensor.outputs)
+                    self.reshaped(tensor, shape)
                 if tensor.dtype is None:
                     tensor.dtype = dtype
+
+    def reshaped(self, tensor: gs.Tensor, shape: shapes.Shape) -> None:
+        """Set what became known of a tensor's shape, and take notice of its readers."""
+        tensor.shape = shape
+        self.log.extend(tensor.outputs)
+        self.retyped.extend(tensor.outputs)
 
     def remove(self, node: gs.Node) -> None:
         """Take a node and its bodies out of the model; its outputs must be unused by then."""
@@ -262,6 +307,7 @@ class Editor:
         scope = self._scope[id(node)]
         self._forget(node)
         for body in subgraphs(node):
+            self.census.forget_scopes()
             for inner in scopes(body, functions=False):
                 for tensor in inner.outputs:
                     holders = self._results.get(id(tensor), [])
@@ -274,6 +320,7 @@ class Editor:
 
     def _forget(self, node: gs.Node) -> None:
         self._alive.pop(id(node), None)
+        self.census.drop(node)
         node.inputs.clear()
         node.outputs.clear()
 
@@ -325,6 +372,7 @@ class Editor:
             self._results[id(tensor)].append(scope)
         self._touch(scope)
         self.log.extend((*old.inputs, *tensor.inputs))
+        self.retyped.extend((*old.inputs, *tensor.inputs))
 
     def flush(self) -> None:
         """Put the nodes of every edited scope in order; cheap where nothing changed."""
@@ -345,31 +393,7 @@ class Editor:
         self._added.clear()
 
 
-def _slots(node: gs.Node, tensor: gs.Tensor) -> list[int]:
-    inputs = node.inputs
-    if type(inputs) is Links:
-        return inputs.slots(tensor)
-    return [slot for slot, other in enumerate(inputs) if other is tensor]
-
-
 def remove_dead(graph: gs.Graph, editor: Editor | None = None) -> int:
     """Remove every node whose outputs nothing reads, in all scopes; linear. Returns how many went."""
     edit = editor or Editor(graph)
     return edit.sweep(reversed(edit.nodes()))
-
-
-def inherit(new: gs.Node, parents: Iterable[gs.Node], rule: str = "") -> None:
-    """Record that `new` stands for the source nodes of `parents`, by `rule`."""
-    origin: list[Any] = []
-    rules: list[Any] = []
-    for parent in parents:
-        known = peek(parent)
-        origin.append(known.origin if known is not None and known.origin else parent.name)
-        if known is not None and known.rules:
-            rules.append(known.rules)
-    entry = extras(new)
-    mine = (*([entry.origin] if entry.origin else []), *origin)
-    entry.origin = tuple(mine)
-    if rule:
-        rules.append(rule)
-    entry.rules = (*([entry.rules] if entry.rules else []), *rules)

@@ -7,7 +7,7 @@ Two things are added to graphsurgeon's objects, both invisible to code that does
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,6 +279,21 @@ def adopt(node: gs.Node) -> None:
                 tensor.__dict__["outputs"] = uses
 
 
+def slots_of(node: gs.Node, tensor: gs.Tensor) -> list[int]:
+    """The inputs of a node that are this tensor."""
+    inputs = node.inputs
+    if type(inputs) is Links:
+        return inputs.slots(tensor)
+    return [slot for slot, other in enumerate(inputs) if other is tensor]
+
+
+def of_one_type(a: gs.Tensor, b: gs.Tensor) -> bool:
+    """Whether a reader learns the same from both: two variables of one type, shape and dtype."""
+    if type(a) is not gs.Variable or type(b) is not gs.Variable or (a.dtype is None) != (b.dtype is None):
+        return False
+    return bool(a.shape == b.shape and a.dtype == b.dtype and a.type == b.type)
+
+
 def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:
     """The control-flow bodies held directly by a node, in attribute order."""
     for value in node.attrs.values():
@@ -331,3 +346,20 @@ def flatten(origin: Origin) -> list[str]:
             seen.add(id(item))
             pending.extend(reversed(item))
     return list(names)
+
+
+def inherit(new: gs.Node, parents: Iterable[gs.Node], rule: str = "") -> None:
+    """Record that `new` stands for the source nodes of `parents`, by `rule`."""
+    origin: list[Any] = []
+    rules: list[Any] = []
+    for parent in parents:
+        known = peek(parent)
+        origin.append(known.origin if known is not None and known.origin else parent.name)
+        if known is not None and known.rules:
+            rules.append(known.rules)
+    entry = extras(new)
+    mine = (*([entry.origin] if entry.origin else []), *origin)
+    entry.origin = tuple(mine)
+    if rule:
+        rules.append(rule)
+    entry.rules = (*([entry.rules] if entry.rules else []), *rules)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ LARGEST = (1 << 31) - (1 << 20)
 EXTERNAL_LEAST = 1024
 ALIGNMENT = 4096
 STREAM_LEAST = 64 << 10
+COPY_LEAST = 4 << 20
+"""From here on the kernel copies what another thread reads for the digest."""
 
 
 def to_proto(graph: gs.Graph, *, weights: str = "inline") -> onnx.ModelProto:
@@ -225,7 +229,7 @@ def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> 
     places: dict[Any, int] = {}
     state = 0
     data = path.parent / "weights"
-    with data.open("wb") as file:
+    with data.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as copying:
         for constant in weights:
             values, size = constant._values, nbytes(constant)
             outside = isinstance(values, ExternalValues)
@@ -236,9 +240,13 @@ def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> 
             at = file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
             places[_content(constant)] = at
             state = zlib.crc32(f"{at}:{size};".encode(), state)
+            copied = copying.submit(values.copy_to, file) if outside and size >= COPY_LEAST else None
             for piece in chunks(constant):
                 state = zlib.crc32(piece, state)
-                file.write(piece)
+                if copied is None:
+                    _write_all(file, piece)
+            if copied is not None:
+                copied.result()
     name = f"{path.name}.{state:08x}.data"
     os.replace(data, path.parent / name)
 
@@ -252,9 +260,14 @@ def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> 
             made.external_data.add(key=key, value=str(value))
         return made
 
-    with path.open("wb") as file:
-        file.write(_serialized(Writer(graph, tensor).model()))
+    path.write_bytes(_serialized(Writer(graph, tensor).model()))
     return [path, path.parent / name]
+
+
+def _write_all(file: io.FileIO, piece: bytes | memoryview) -> None:
+    rest = memoryview(piece).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _content(constant: gs.Constant) -> Any:

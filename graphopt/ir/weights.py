@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import math
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +26,7 @@ from .attributes import text
 KEEP_BYTES = 1 << 20
 """Values read from a file up to this size stay in memory."""
 CHUNK = 1 << 20
+_NOT_HERE = {errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 """Streamed in pieces that the allocator keeps: larger ones are mapped afresh each time, at twice the CPU time."""
 _SAMPLE = 1 << 12
 """Smaller values are hashed as a whole."""
@@ -147,6 +151,27 @@ class ExternalValues(LazyValues):  # type: ignore[misc]
                     yield piece
         except OSError as error:
             raise ModelError(f"external data cannot be read: {error.strerror}", where=str(self.path)) from error
+
+    def copy_to(self, file: io.FileIO) -> None:
+        """Append the stored bytes to a file inside the kernel, or by hand where the file systems cannot.
+
+        Raises ModelError if the source ends early.
+        """
+        left = self.nbytes
+        with self.path.open("rb") as source:
+            source.seek(self.offset)
+            try:
+                while left and (done := os.copy_file_range(source.fileno(), file.fileno(), left)):
+                    left -= done
+            except (OSError, AttributeError) as error:
+                if getattr(error, "errno", errno.EINVAL) not in _NOT_HERE:
+                    raise
+            source.seek(self.offset + self.nbytes - left)
+            while left:
+                piece = source.read(min(left, CHUNK))
+                if not piece:
+                    raise ModelError(f"external data ends {left} bytes early", where=str(self.path))
+                left -= file.write(piece)
 
     def view(self) -> Array:
         """The values, not to be written to."""
@@ -281,6 +306,20 @@ def sample(constant: gs.Constant) -> bytes:
     if not isinstance(values, np.ndarray) or not values.flags.writeable:
         constant.__dict__["_sample"] = (values, bytes(found))
     return bytes(found)
+
+
+def first(constant: gs.Constant) -> Any:
+    """The first element as a Python number; None of an empty or external one, or one of strings."""
+    values = constant._values
+    known = constant.__dict__.get("_first")
+    if known is not None and known[0] is values:
+        return known[1]
+    plain = not isinstance(values, (ExternalValues, SparseTensor)) and values.dtype.kind not in "OSU"
+    array = read(constant) if plain and size(constant) else None
+    found = None if array is None else array.reshape(-1)[:1].tolist()[0]
+    if not isinstance(values, np.ndarray) or not values.flags.writeable:
+        constant.__dict__["_first"] = (values, found)
+    return found
 
 
 def _bytes(item: Any) -> bytes:

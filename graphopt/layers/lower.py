@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -38,12 +38,12 @@ class Lower(Rule):
 
     stage = STAGE
 
-    def __init__(self, found: Found, name: str, after: Sequence[str], pays: Pays) -> None:
+    def __init__(self, found: Found, name: str, after: Sequence[str], turn: int, pays: Pays) -> None:
         self.found = found
         self.pays = pays
         self.__dict__["name"] = name
         self.__dict__["after"] = tuple(after)
-        self.__dict__["turn"] = -found.size  # a larger pattern may hold a smaller one
+        self.__dict__["turn"] = turn
 
     def check(self, op: Any, /, *args: Any, **kwargs: Any) -> str | None:
         bound: Mapping[str, Any] = args[0]
@@ -111,8 +111,12 @@ def lowerings(
     layers: Iterable[tuple[str, type[Layer]]],
     simplify: Simplify | None,
     pays: Pays,
+    preferred: Collection[str] = (),
 ) -> tuple[list[Entry], dict[str, str]]:
-    """The rules that lower to these (plugin, layer) in this model, larger patterns first; and why a layer has none."""
+    """The rules that lower to these (plugin, layer) in this model; and why a layer has none.
+
+    Where several fit, those of preferred plugins go first, and then larger patterns, which may hold smaller ones.
+    """
     present = {
         dtypes.of(tensor) for scope in scopes(graph) for node in scope.nodes for tensor in (*node.inputs, *node.outputs)
     }
@@ -130,15 +134,15 @@ def lowerings(
         if not some:
             reasons[layer.name] = f"the model holds no {', '.join(layer.dtypes)}"
         patterns += [(plugin, found) for found in some]
-    patterns.sort(key=lambda pair: (-pair[1].size, pair[1].layer.name))
+    patterns.sort(key=lambda pair: (pair[0] not in preferred, -pair[1].size, pair[1].layer.name))
     entries: list[Entry] = []
     counts: dict[str, int] = {}
     before: list[str] = []
-    for plugin, found in patterns:
+    for number, (plugin, found) in enumerate(patterns):
         stem = kebab(found.layer.name)
         counts[stem] = counts.get(stem, 0) + 1
         name = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
-        rule = _rule_class(type(found.layer))(found, name, before[-1:], pays)
+        rule = _rule_class(type(found.layer))(found, name, before[-1:], number - len(patterns), pays)
         depth = max(_depth(output) for output in found.outputs)
         traced = _Pattern(found.outputs, (), "", depth)
         entries.append(Entry(rule, plugin, traced))

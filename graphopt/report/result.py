@@ -75,6 +75,8 @@ class Report:
     """What `--verify each` compared, change by change."""
     refused: list[dict[str, Any]] = field(default_factory=list)
     """Changes that were taken back: pass, node, plugin, why, sample, source_nodes, repro."""
+    precision: dict[str, Any] | None = None
+    """What --precision did: tensors by dtype, casts, error, and which were kept in float32, why."""
     build: dict[str, Any] | None = None
     outputs: dict[str, list[str]] = field(default_factory=dict)
     """'model' -> the model file and its data file; 'engine' -> the engine file."""
@@ -112,6 +114,7 @@ class Report:
             "each": self.each.to_json() if self.each else None,
             "refused": self.refused,
             "not_lowered": self.not_lowered,
+            "precision": self.precision,
             "build": self.build,
             "outputs": self.outputs,
             "seconds": round(self.seconds, 3),

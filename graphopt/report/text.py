@@ -16,6 +16,7 @@ from graphopt.backends.protocol import NetworkInfo
 from graphopt.numerics.verify import Verification
 
 from . import units
+from .precision import precision_section
 from .result import Report
 
 _MOST_OPERATORS = 24
@@ -31,6 +32,7 @@ def render(report: Report, source: str, *, verbose: bool = False) -> RenderableT
         _passes(report, verbose),
         _refused(report),
         _verification(report),
+        precision_section(report.precision),
     )
     for section in sections:
         if section is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from time import perf_counter
 
@@ -19,7 +19,7 @@ from graphopt.ir.load import collector_off
 from .match import Match
 from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
-from .schedule import schedule
+from .schedule import kind, schedule
 from .worklist import Budget, Enough, Fired, Model, Worklist
 
 _PATIENCE = 4
@@ -103,7 +103,7 @@ class Manager:
     def _stage(self, stage: str) -> int:
         total = 0
         seen: dict[str, int] = {}
-        groups = [(is_rules, list(group)) for (is_rules, _), group in groupby(self.stages[stage], key=_kind)]
+        groups = [(is_rules, list(group)) for (is_rules, _), group in groupby(self.stages[stage], key=kind)]
         for turn in range(self.limits.rounds):
             before = {name: fired.changes for name, fired in self.fired.items()} if turn >= _PATIENCE else {}
             changed = 0
@@ -163,10 +163,10 @@ class Manager:
     def _function(self, one: Entry) -> int:
         run, fired = one.run, self.fired[one.name]
         assert isinstance(run, FunctionPass)
-        if run.ops and not any(op in self.model.by_operator() for op in run.ops):
+        if run.ops and not self.model.editor.census.has_any(run.ops):
             return 0
         self.budget.check()
-        through_editor = "model" in inspect.signature(run.function).parameters
+        through_editor = _edits_through_model(run.function)
         token = self.observer.before(one, None) if self.observer is not None else None
         before = self._mark(through_editor)
         started = perf_counter()
@@ -210,6 +210,6 @@ class Manager:
         return self.model.version if through_editor else signature(self.graph)
 
 
-def _kind(one: Entry) -> tuple[bool, int]:
-    """Neighbours of one kind run together."""
-    return isinstance(one.run, Rule), one.run.turn if isinstance(one.run, Rule) else 0
+@cache
+def _edits_through_model(function: Callable[..., int]) -> bool:
+    return "model" in inspect.signature(function).parameters

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 
 from graphopt.errors import PluginError
 
-from .rule import STAGES, Entry
+from .rule import STAGES, Entry, Rule
 
 
 def schedule(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -27,6 +27,11 @@ def schedule(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return {stage: _order(stage, [e for e in by_name.values() if e.stage == stage]) for stage in STAGES}
 
 
+def kind(one: Entry) -> tuple[bool, int]:
+    """Neighbours of one kind run together."""
+    return isinstance(one.run, Rule), one.run.turn if isinstance(one.run, Rule) else 0
+
+
 def _order(stage: str, entries: list[Entry]) -> list[Entry]:
     here = {one.name: one for one in entries}
     followers: dict[str, set[str]] = {name: set() for name in here}
@@ -39,16 +44,24 @@ def _order(stage: str, entries: list[Entry]) -> list[Entry]:
     for names in followers.values():
         for name in names:
             waits[name] += 1
-    ready = [name for name, count in waits.items() if not count]
-    heapify(ready)
-    order = []
-    while ready:
-        name = heappop(ready)
+    ready: dict[tuple[bool, int], list[str]] = {}
+    for name, count in waits.items():
+        if not count:
+            ready.setdefault(kind(here[name]), []).append(name)
+    for queue in ready.values():
+        heapify(queue)
+    first = min if stage == STAGES[0] else max  # constants are lifted and folded before rules look for them
+    order: list[Entry] = []
+    while any(ready.values()):
+        last = kind(order[-1]) if order else None
+        # what is of one kind runs together: a group of rules is one walk over the graph
+        same = last if last is not None and ready.get(last) else first(one for one, names in ready.items() if names)
+        name = heappop(ready[same])
         order.append(here[name])
         for follower in followers[name]:
             waits[follower] -= 1
             if not waits[follower]:
-                heappush(ready, follower)
+                heappush(ready.setdefault(kind(here[follower]), []), follower)
     if len(order) < len(entries):
         raise PluginError(f"the order of passes in stage {stage} is a cycle: {_cycle(followers)}")
     return order

@@ -99,9 +99,9 @@ class Model:
         self._edits = self.version + 1 if hasattr(self, "editor") else 0
         self.editor = Editor(self.graph)
         self._inferred = -1
-        self._by_operator: dict[str, list[gs.Node]] = {}
-        self._indexed = -1
         self._looked_at: dict[str, int] = {}
+        self.memory: dict[str, Any] = {}
+        """What function passes remember from one run to the next, as long as all edits go through the editor."""
         self._home: dict[int, gs.Graph] = {}
         for home in (self.graph, *self.graph.functions):
             for scope in scopes(home, functions=False):
@@ -112,22 +112,13 @@ class Model:
         editor, inference = self.editor, self.inference
         if self._inferred < 0:
             inference.run()
-        elif self._inferred < len(editor.log):
-            inference.update(editor.log[self._inferred :], editor)
+        elif self._inferred < len(editor.retyped):
+            inference.update(editor.retyped[self._inferred :], editor)
             for tensor in inference.news:
                 editor.log.extend(tensor.inputs)
                 editor.log.extend(tensor.outputs)
         inference.news.clear()
-        self._inferred = len(editor.log)
-
-    def by_operator(self) -> dict[str, list[gs.Node]]:
-        """The nodes of all scopes by operator, each list in order."""
-        if self._indexed != self.version:
-            self._indexed = self.version
-            found = self._by_operator = {}
-            for node in self.editor.nodes():
-                found.setdefault(node.op, []).append(node)
-        return self._by_operator
+        self._inferred = len(editor.retyped)
 
     def fresh(self, reader: str) -> list[gs.Node]:
         """The nodes that were added or edited since `reader` last asked; every node at first."""
@@ -167,6 +158,13 @@ class Model:
         return ops
 
 
+def _both(glance: Fits, fits: Fits) -> Fits:
+    """Both tests; only the second where the rule has no `glance` of its own."""
+    if getattr(glance, "__func__", None) is Rule.glance:
+        return fits
+    return lambda node: glance(node) and fits(node)
+
+
 class Worklist:
     """One group of rules over one model."""
 
@@ -185,7 +183,7 @@ class Worklist:
             assert isinstance(one.run, Rule)
             self.depth = max(self.depth, one.traced.depth)
             for root, fits in guards(one.traced, one.run.shared_inner):
-                self.rules.setdefault(root.op, []).append((one, fits))
+                self.rules.setdefault(root.op, []).append((one, _both(one.run.glance, fits)))
         self._heap: list[tuple[tuple[int, int], int, gs.Node]] = []
         self._queued: set[int] = set()
         self._seq = 0
@@ -206,11 +204,10 @@ class Worklist:
         total = 0
         while True:
             if self._missed:
-                found = self.model.by_operator()
-                nodes = [node for op in self.rules for node in found.get(op, ())]
+                nodes = editor.of(*self.rules)
                 budget = 8 * len(nodes) + 1000
                 self._missed, self._seen = False, len(editor.log)
-                self._heap = sorted((editor.place(node), seq, node) for seq, node in enumerate(nodes))
+                self._heap = [(editor.place(node), seq, node) for seq, node in enumerate(nodes)]
                 self._queued = set(map(id, nodes))
                 self._seq = len(nodes)
                 self._frontier = _BEFORE_ALL
@@ -365,8 +362,7 @@ class Worklist:
         for made in ops.made:
             editor.attach(made, last)
             inherit(made, match.nodes, one.name)
-        for old, tensor in zip(match.outputs, new, strict=True):
-            editor.replace(old, tensor, at=last)
+        editor.replace_all(zip(match.outputs, new, strict=True), at=last)
         editor.prune([*match.nodes, *ops.made])
 
     def _downstream(self, start: list[gs.Node]) -> list[gs.Node]:

@@ -16,8 +16,8 @@ _MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
 """Dtypes of weights that are folded into, with the stored bits of their mantissa."""
 _SAFE_SCALE = {"float32": 1e-15, "bfloat16": 1e-15, "float64": 1e-150}
 """A scale above this can't push a useful weight into the subnormal numbers; float16 is always looked at."""
-_SLAB = 1 << 22
-"""Elements that are widened to float64 at once."""
+_SLAB = 1 << 18
+"""Elements that are widened to float64 at once: what fits into a cache."""
 _STREAMED_BYTES = 64 << 20
 """Larger weights are left where they are: a scaled copy would have to be kept in memory."""
 _COPIED_BYTES = 1 << 20

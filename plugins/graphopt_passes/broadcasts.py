@@ -23,8 +23,8 @@ def skip_expand(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(Expand(x, shape), y) = f(x, y) for f that broadcasts, where y alone already has the shape of the result."""
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Expand" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("Expand"):
+        if not is_standard(node) or not edit.has(node):
             continue
         source, large = node.inputs[0], node.outputs[0]
         changed = 0

@@ -43,8 +43,8 @@ def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     """A Constant node is an initializer (inside functions, the IR's constant)."""
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Constant" or not is_standard(node):
+    for node in edit.of("Constant"):
+        if not is_standard(node):
             continue
         values = lifted(node)
         if values is None:

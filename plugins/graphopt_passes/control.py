@@ -44,9 +44,7 @@ def _inline(node: gs.Node, body: gs.Graph, scope: gs.Graph, model: Model) -> Non
     for part in moved:
         edit.move(part, at=node)
         inherit(part, [part, node], "inline-known-if")
-    for old, new in zip(node.outputs, outputs, strict=True):
-        if old.name:
-            edit.replace(old, new, at=node)
+    edit.replace_all(((old, new) for old, new in zip(node.outputs, outputs, strict=True) if old.name), at=node)
     edit.prune([node, *reversed(moved)])
     edit.flush()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.rewrite.value import Array, Value
 
 from .affine import Affine, batch_norm, foldable, per_channel, reciprocal, scaled, shifted, whole_number
+from .noop import begins_with
 
 
 class _AfterConv(graphopt.Rule):
@@ -199,6 +201,9 @@ class RemoveZeroBias(_AfterConv):
 
     def pattern(self, op: Any, x: Any, w: Any, b: Any, conv: Any) -> Any:
         return getattr(op, self.operator)(x, w, op.Const(b), attrs=conv)
+
+    def glance(self, node: gs.Node) -> bool:
+        return len(node.inputs) > 2 and begins_with(node.inputs[2], 0)
 
     def rewrite(self, op: Any, x: Value, w: Value, b: Value, conv: dict[str, Any]) -> Any:
         values = b.const

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,25 +24,40 @@ def merge_equal_weights(graph: gs.Graph, target: Target, model: Model) -> int:
 
     Not across functions, whose bodies see nothing outside.
     """
+    known: _Known = model.memory.setdefault("merge-equal-weights", _Known({}, {}))
+    changed: dict[Any, _References] = {}
+    for node in model.fresh("merge-equal-weights"):
+        for tensor in node.inputs:
+            if not isinstance(tensor, gs.Constant):
+                continue
+            seen = known.constants.get(id(tensor))
+            if seen is None or seen() is not tensor:
+                known.constants[id(tensor)] = reference = weakref.ref(tensor)
+                home = id(model.home(node)) if graph.functions else 0
+                key = (home, str(tensor.dtype), tuple(tensor.shape), nbytes(tensor))
+                changed[key] = known.alike.setdefault(key, [])
+                changed[key].append(reference)
     changes = 0
-    for home in (graph, *graph.functions):
-        constants: dict[int, gs.Constant] = {}
-        for scope in scopes(home, functions=False):
-            for node in scope.nodes:
-                for tensor in node.inputs:
-                    if isinstance(tensor, gs.Constant):
-                        constants[id(tensor)] = tensor
-        alike: dict[Any, list[gs.Constant]] = {}
-        for tensor in constants.values():
-            if not model.editor.is_result(tensor):
-                alike.setdefault((str(tensor.dtype), tuple(tensor.shape), nbytes(tensor)), []).append(tensor)
-        for group in alike.values():
-            for likely in _by(sample, group):
-                for equal in _by(digest, likely):
-                    for tensor in equal[1:]:
-                        model.editor.replace_uses(tensor, equal[0])
-                        changes += 1
+    for references in changed.values():
+        group = [tensor for reference in references if (tensor := reference()) is not None and tensor.outputs]
+        references[:] = map(weakref.ref, group)
+        for likely in _by(sample, [tensor for tensor in group if not model.editor.is_result(tensor)]):
+            for equal in _by(digest, likely):
+                for tensor in equal[1:]:
+                    model.editor.replace_uses(tensor, equal[0])
+                    changes += 1
     return changes
+
+
+_References = list["weakref.ref[gs.Constant]"]
+
+
+class _Known(NamedTuple):
+    """The constants that an earlier run has seen; they may be gone, and their addresses used again."""
+
+    constants: dict[int, weakref.ref[gs.Constant]]
+    alike: dict[Any, _References]
+    """(home, dtype, shape, bytes) -> constants."""
 
 
 def _by(mark: Callable[[gs.Constant], bytes], group: list[gs.Constant]) -> list[list[gs.Constant]]:
@@ -58,13 +74,15 @@ def share_transposed_weights(graph: gs.Graph, target: Target, model: Model) -> i
 
     Only for weights whose every reader is the second operand of a Gemm: elsewhere a Transpose would have to be added.
     """
+    if not any(_is_twin(tensor) for node in model.fresh("share-transposed-weights") for tensor in node.inputs):
+        return 0
     changes = 0
     for home in (graph, *graph.functions):
         alike: dict[Any, dict[int, gs.Constant]] = {}
         for scope in scopes(home, functions=False):
             for node in scope.nodes:
                 for tensor in node.inputs:
-                    if isinstance(tensor, gs.Constant) and len(tensor.shape) == 2 and nbytes(tensor) >= TWIN_LEAST:
+                    if _is_twin(tensor):
                         alike.setdefault((str(tensor.dtype), *sorted(tensor.shape)), {})[id(tensor)] = tensor
         for group in alike.values():
             changes += _share(list(group.values()), model) if len(group) > 1 else 0
@@ -73,6 +91,10 @@ def share_transposed_weights(graph: gs.Graph, target: Target, model: Model) -> i
 
 TWIN_LEAST = 1 << 12
 """Bytes from which a transposed twin is looked for."""
+
+
+def _is_twin(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and len(tensor.shape) == 2 and nbytes(tensor) >= TWIN_LEAST
 
 
 def _share(group: list[gs.Constant], model: Model) -> int:
@@ -112,27 +134,33 @@ def merge_equal_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
     Never random operators, control flow, calls of functions or operators of other domains (which may have state).
     """
     edit = model.editor
+    seen: dict[Any, gs.Node] = model.memory.setdefault("merge-equal-nodes", {})
     changes = 0
-    for scope in scopes(graph):
-        seen: dict[Any, gs.Node] = {}
-        for node in list(scope.nodes):
-            if not edit.has(node) or not _is_pure(node):
-                continue
-            key = _key(node)
-            if key is None:
-                continue
-            kept = seen.setdefault(key, node)
-            if kept is node:
-                continue
-            pairs = list(zip(kept.outputs, node.outputs, strict=False))
-            if any(bool(a.name) != bool(b.name) or edit.is_result(b) for a, b in pairs):
-                continue
-            for a, b in pairs:
-                if b.name:
-                    edit.replace(b, a)
-            inherit(kept, [kept, node], "merge-equal-nodes")
-            edit.prune([node])
-            changes += 1
+    for node in sorted(model.fresh("merge-equal-nodes"), key=edit.place):
+        if not edit.has(node) or not _is_pure(node):
+            continue
+        key = _key(node)
+        if key is None:
+            continue
+        key = (id(edit.scope(node)), *key)
+        kept = seen.setdefault(key, node)
+        if kept is not node and (
+            not edit.has(kept) or edit.scope(kept) is not edit.scope(node) or _key(kept) != key[1:]
+        ):
+            kept = seen[key] = node  # what an earlier run has seen is gone, or another by now
+        if kept is node:
+            continue
+        if edit.place(node) < edit.place(kept):
+            seen[key], kept, node = node, node, kept
+        pairs = list(zip(kept.outputs, node.outputs, strict=False))
+        if any(bool(a.name) != bool(b.name) or edit.is_result(b) for a, b in pairs):
+            continue
+        for a, b in pairs:
+            if b.name:
+                edit.replace(b, a)
+        inherit(kept, [kept, node], "merge-equal-nodes")
+        edit.prune([node])
+        changes += 1
     return changes
 
 

@@ -24,7 +24,7 @@ _SMALLEST = 1e-4
 """A smaller factor could push values into the subnormal numbers."""
 
 
-@graphopt.pass_("simplify")
+@graphopt.pass_("simplify", ops=["Gemm"])
 def unflatten_products(graph: gs.Graph, target: Target, model: Model) -> int:
     """Reshape(Gemm(Reshape(x, (-1, k)), w, b), (..., n)) = MatMul(x, w) + b for x of shape (..., k).
 
@@ -33,8 +33,8 @@ def unflatten_products(graph: gs.Graph, target: Target, model: Model) -> int:
     """
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Reshape" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("Reshape"):
+        if not is_standard(node) or not edit.has(node):
             continue
         gemm = _alone(node.inputs[0], node, edit)
         if gemm is None or gemm.op != "Gemm":
@@ -90,7 +90,7 @@ def number(value: Value) -> float | None:
     return found if np.isfinite(found) else None
 
 
-@graphopt.pass_("simplify")
+@graphopt.pass_("simplify", ops=["Mul", "Div"])
 def move_scale_to_weights(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(x @ w + b) * c = f((x @ w + b) * c), for f that only moves elements, so that w and b take the number c in.
 
@@ -98,8 +98,8 @@ def move_scale_to_weights(graph: gs.Graph, target: Target, model: Model) -> int:
     """
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op not in ("Mul", "Div") or not is_standard(node) or not edit.has(node) or model.opset(node) < 7:
+    for node in edit.of("Mul", "Div"):
+        if not is_standard(node) or not edit.has(node) or model.opset(node) < 7:
             continue
         way = _way(node, edit)
         if way is not None:

@@ -120,9 +120,8 @@ def _inline(call: gs.Node, function: gs.Function, graph: gs.Graph, model: Model)
         edit.attach(new, call)
         inherit(new, [call], "inline-functions")
         made.append(new)
-    for old, formal in zip(call.outputs, function.outputs, strict=False):
-        if old.name:
-            edit.replace(old, copier.tensor(formal), at=call)
+    results = zip(call.outputs, function.outputs, strict=False)
+    edit.replace_all([(old, copier.tensor(formal)) for old, formal in results if old.name], at=call)
     edit.remove(call)
     known_domains = {_domain(entry.domain) for entry in graph.import_domains or ()}
     if graph.import_domains is not None:

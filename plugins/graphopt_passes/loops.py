@@ -24,7 +24,7 @@ _RANDOM = frozenset(
 )
 
 
-@graphopt.pass_("canonicalize", after=["fold-constants"])
+@graphopt.pass_("canonicalize", after=["fold-constants"], ops=["Loop", "Scan"])
 def unroll_loops(graph: gs.Graph, target: Target, model: Model) -> int:
     """Loop(n, true, v) = body(n - 1, ... body(1, body(0, v))), values of each turn joined; Scan alike.
 
@@ -106,9 +106,7 @@ class _Plan:
                     wide.append(add("Unsqueeze", [value, axes], {}))
             finals.append(add("Concat", wide, {"axis": axis}) if len(wide) > 1 else wide[0])
         kept = [*node.outputs[: self.states], *(old for old in node.outputs[self.states :] if old.name)]
-        for old, new in zip(kept, finals, strict=True):
-            if old.name:
-                edit.replace(old, new, at=node)
+        edit.replace_all(((old, new) for old, new in zip(kept, finals, strict=True) if old.name), at=node)
         edit.prune([node])
         edit.flush()
 

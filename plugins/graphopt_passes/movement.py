@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 import graphopt
 from graphopt.rewrite.value import Value
 
@@ -37,6 +39,13 @@ class ReshapeInsteadOfTranspose(graphopt.Rule):
 
     def pattern(self, op: Any, x: Any, perm: Any) -> Any:
         return op.Transpose(x, perm=perm)
+
+    def glance(self, node: gs.Node) -> bool:
+        shape, perm = node.inputs[0].shape, node.attrs.get("perm")
+        if shape is None or not isinstance(perm, list) or sorted(perm) != list(range(len(shape))):
+            return perm is None or shape is None
+        moved = [axis for axis in perm if shape[axis] != 1]
+        return moved == sorted(moved)
 
     def check(self, op: Any, x: Value, perm: list[int] | None) -> str | None:
         shape = x.shape

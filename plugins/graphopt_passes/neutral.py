@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.ir import shapes
 from graphopt.rewrite.value import Value
 
-from .noop import NoOp
+from .noop import NoOp, begins_with
 
 _MOST_READ = 65536
 """Constants of more elements are not read to see whether they are all 0 or 1."""
@@ -23,6 +24,10 @@ class _Neutral(NoOp):
     """f(x, c) = x for a constant c of one number; not where broadcasting c may enlarge x."""
 
     number: float | bool
+
+    def glance(self, node: gs.Node) -> bool:
+        constants = [tensor for tensor in node.inputs if type(tensor) is gs.Constant]
+        return len(constants) != 1 or begins_with(constants[0], self.number)
 
     def check(self, op: Any, x: Value, c: Value) -> str | None:
         if not shapes.expands(c.shape, x.shape):

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import graphopt
 from graphopt.config import Target
 from graphopt.ir import dtypes, shapes
+from graphopt.ir.weights import first, size
 from graphopt.rewrite.spelling import is_standard
 from graphopt.rewrite.value import Value
 from graphopt.rewrite.worklist import Model
@@ -31,6 +32,19 @@ class NoOp(graphopt.Rule):
         return x
 
 
+def begins_with(tensor: gs.Tensor, number: float) -> bool:
+    """Whether a constant may be this number everywhere, from a look at its first element."""
+    found = first(tensor) if type(tensor) is gs.Constant else None
+    return found is None or bool(found == number)
+
+
+def _is_none(node: gs.Node, slot: int, name: str) -> bool:
+    """Whether the operand, or the attribute in its place, may be absent or empty."""
+    if len(node.inputs) > slot and type(node.inputs[slot]) is gs.Constant:
+        return not size(node.inputs[slot])
+    return not isinstance(node.attrs.get(name), list) or not node.attrs[name]
+
+
 @graphopt.pass_("canonicalize", ops=["Identity"])
 def remove_identities(graph: gs.Graph, target: Target, model: Model) -> int:
     """Identity(x) = x.
@@ -39,8 +53,8 @@ def remove_identities(graph: gs.Graph, target: Target, model: Model) -> int:
     """
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Identity" or not is_standard(node) or len(node.inputs) != 1:
+    for node in edit.of("Identity"):
+        if not is_standard(node) or len(node.inputs) != 1:
             continue
         x, y = node.inputs[0], node.outputs[0]
         if getattr(x, "type", "tensor_type") != getattr(y, "type", "tensor_type"):
@@ -59,8 +73,8 @@ def remove_identities(graph: gs.Graph, target: Target, model: Model) -> int:
 def remove_split_into_one(graph: gs.Graph, target: Target, model: Model) -> int:
     """Split(x) = x where it has one output."""
     changes = 0
-    for node in model.editor.nodes():
-        if node.op == "Split" and is_standard(node) and len(node.outputs) == 1:
+    for node in model.editor.of("Split"):
+        if is_standard(node) and len(node.outputs) == 1:
             model.editor.replace(node.outputs[0], node.inputs[0])
             model.editor.prune([node])
             changes += 1
@@ -136,6 +150,10 @@ class RemoveReshapeToSame(NoOp):
     def pattern(self, op: Any, x: Any, target: Any, zero: Any) -> Any:
         return op.Reshape(x, op.Const(target), allowzero=zero)
 
+    def glance(self, node: gs.Node) -> bool:
+        x, target = node.inputs[0], node.inputs[-1]
+        return x.shape is None or type(target) is not gs.Constant or size(target) == len(x.shape)
+
     def check(self, op: Any, x: Value, target: Value, zero: int | None) -> str | None:
         wanted, shape = target.const, x.shape
         if wanted is None or shape is None or wanted.size != len(shape):
@@ -155,6 +173,10 @@ class RemoveTransposeToSame(NoOp):
     def pattern(self, op: Any, x: Any, perm: Any) -> Any:
         return op.Transpose(x, perm=perm)
 
+    def glance(self, node: gs.Node) -> bool:
+        perm = node.attrs.get("perm")
+        return not isinstance(perm, list) or perm == sorted(perm)
+
     def check(self, op: Any, x: Value, perm: list[int] | None) -> str | None:
         return None if perm is not None and list(perm) == sorted(perm) else "it moves axes"
 
@@ -164,6 +186,9 @@ class RemoveUnsqueezeOfNothing(NoOp):
 
     def pattern(self, op: Any, x: Any, axes: Any) -> Any:
         return op.Unsqueeze(x, op.Const(axes))
+
+    def glance(self, node: gs.Node) -> bool:
+        return _is_none(node, 1, "axes")
 
     def check(self, op: Any, x: Value, axes: Value) -> str | None:
         return None if axes.size == 0 else "it changes the rank"
@@ -177,6 +202,9 @@ class RemoveSqueezeOfNothing(NoOp):
 
     def pattern(self, op: Any, x: Any, axes: Any) -> Any:
         return op.Squeeze(x, op.maybe(op.Const(axes)))
+
+    def glance(self, node: gs.Node) -> bool:
+        return _is_none(node, 1, "axes")
 
     def check(self, op: Any, x: Value, axes: Value | None) -> str | None:
         if axes is not None and axes.size != 0:
@@ -261,6 +289,10 @@ class RemoveGatherOfAll(NoOp):
 
     def pattern(self, op: Any, x: Any, indices: Any, axis: Any) -> Any:
         return op.Gather(x, op.Const(indices), axis=axis)
+
+    def glance(self, node: gs.Node) -> bool:
+        indices = node.inputs[1]
+        return type(indices) is not gs.Constant or len(indices.shape) == 1
 
     def check(self, op: Any, x: Value, indices: Value, axis: int) -> str | None:
         shape, count = x.shape, indices.size

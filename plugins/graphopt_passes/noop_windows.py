@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.ir import shapes
@@ -55,6 +56,10 @@ class RemoveReduceOfOne(NoOp):
         return graphopt.alternatives(
             *(getattr(op, kind)(x, op.maybe(op.Const(axes)), keepdims=1, noop_with_empty_axes=noop) for kind in kinds)
         )
+
+    def glance(self, node: gs.Node) -> bool:
+        shape = node.inputs[0].shape
+        return not shape or 1 in shape or "noop_with_empty_axes" in node.attrs
 
     def check(self, op: Any, x: Value, axes: Value | None, noop: int | None) -> str | None:
         wanted = [] if axes is None or axes.const is None else [int(axis) for axis in axes.const.ravel()]

@@ -35,7 +35,7 @@ def _for_tensorrt(target: Target) -> bool:
     return target.backend in ("tensorrt", "tensorrt_rtx")
 
 
-@graphopt.pass_("legalize")
+@graphopt.pass_("legalize", ops=tuple(_PLACES))
 def narrow_places(graph: gs.Graph, target: Target, model: Model) -> int:
     """Slice and Gather by int64 constants = by the same int32 constants; for TensorRT only.
 
@@ -47,9 +47,9 @@ def narrow_places(graph: gs.Graph, target: Target, model: Model) -> int:
     edit = model.editor
     made: dict[int, gs.Constant] = {}
     changes = 0
-    for node in edit.nodes():
-        slots = _PLACES.get(node.op)
-        if slots is None or not is_standard(node) or (node.op == "Slice" and model.opset(node) < 10):
+    for node in edit.of(*_PLACES):
+        slots = _PLACES[node.op]
+        if not is_standard(node) or (node.op == "Slice" and model.opset(node) < 10):
             continue
         given = [slot for slot in slots if slot < len(node.inputs) and node.inputs[slot].name]
         if model.home(node) is not graph or not all(_is_narrow(node, slot, made) for slot in given):
@@ -85,7 +85,7 @@ def _narrowed(model: Model, tensor: gs.Constant) -> gs.Constant:
     return model.editor.constant(values, f"{tensor.name}_int32")
 
 
-@graphopt.pass_("legalize", after=["narrow-places"])
+@graphopt.pass_("legalize", after=["narrow-places"], ops=tuple(_SPREAD))
 def align_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     """x * c = x * reshape(c, ones in front up to x's rank), and so for all that broadcast; for TensorRT only.
 
@@ -96,8 +96,8 @@ def align_constants(graph: gs.Graph, target: Target, model: Model) -> int:
         return 0
     edit = model.editor
     wanted: dict[int, tuple[gs.Constant, dict[int, list[tuple[gs.Node, int]]]]] = {}
-    for node in edit.nodes():
-        if node.op not in _SPREAD or not is_standard(node):
+    for node in edit.of(*_SPREAD):
+        if not is_standard(node):
             continue
         if not any(isinstance(tensor, gs.Constant) for tensor in node.inputs) or model.opset(node) < 8:
             continue
@@ -143,7 +143,7 @@ def _rank(node: gs.Node) -> int | None:
     return rank if rank in ranks else None
 
 
-@graphopt.pass_("legalize")
+@graphopt.pass_("legalize", ops=["Split"])
 def split_evenly(graph: gs.Graph, target: Target, model: Model) -> int:
     """Split(x, [n, n, ...]) = Split(x) into as many parts, where the dimension is their sum; for TensorRT only.
 
@@ -153,8 +153,8 @@ def split_evenly(graph: gs.Graph, target: Target, model: Model) -> int:
         return 0
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Split" or not is_standard(node) or len(node.inputs) != 2 or model.opset(node) < 13:
+    for node in edit.of("Split"):
+        if not is_standard(node) or len(node.inputs) != 2 or model.opset(node) < 13:
             continue
         sizes, shape, axis = node.inputs[1], shapes.of(node.inputs[0]), node.attrs.get("axis", 0)
         if not isinstance(sizes, gs.Constant) or shape is None or not isinstance(axis, int):

@@ -70,7 +70,7 @@ class TakeFromConcat(graphopt.Rule):
     def rewrite(self, op: Any, *xs: Value, axis: int, s: Value, e: Value, a: Value | None, t: Value | None) -> Any:
         shape = xs[0].shape
         cuts = intervals(s, e, a, t, None if shape is None else len(shape))
-        if shape is None or cuts is None or list(cuts) != [axis % len(shape)]:
+        if not shape or cuts is None or list(cuts) != [axis % len(shape)]:
             raise graphopt.Skip("it is cut over other axes, or the rank is unknown")
         start, end, step = cuts[axis % len(shape)]
         place = 0
@@ -170,8 +170,8 @@ def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
     """Concat(Concat(x, y), z) = Concat(x, y, z) along one axis, where nothing else reads the inner one."""
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Concat" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("Concat"):
+        if not is_standard(node) or not edit.has(node):
             continue
         operands: list[gs.Tensor] = []
         inner: list[gs.Node] = []
@@ -195,7 +195,7 @@ def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
 def _same_axis(a: gs.Node, b: gs.Node) -> bool:
     one, two = a.attrs.get("axis", 1), b.attrs.get("axis", 1)
     shape = shapes.of(a.outputs[0])
-    return bool(one == two or (shape is not None and one % len(shape) == two % len(shape)))
+    return bool(one == two or (shape and one % len(shape) == two % len(shape)))
 
 
 @graphopt.pass_("simplify", after=["merge-concats"], ops=["Split"])
@@ -203,14 +203,14 @@ def split_concat(graph: gs.Graph, target: Target, model: Model) -> int:
     """Split(Concat(x, y), axis) = x, y where the parts are of the sizes that were joined."""
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Split" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("Split"):
+        if not is_standard(node) or not edit.has(node):
             continue
         whole = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
         if whole is None or whole.op != "Concat" or not is_standard(whole) or len(whole.inputs) != len(node.outputs):
             continue
         shape = shapes.of(node.inputs[0])
-        if shape is None or edit.scope(whole) is not edit.scope(node):
+        if not shape or edit.scope(whole) is not edit.scope(node):
             continue
         axis = node.attrs.get("axis", 0) % len(shape)
         if axis != whole.attrs.get("axis", 1) % len(shape):
@@ -218,9 +218,7 @@ def split_concat(graph: gs.Graph, target: Target, model: Model) -> int:
         pairs = list(zip(whole.inputs, node.outputs, strict=True))
         if not all(_dim(a, axis) is not None and _dim(a, axis) == _dim(b, axis) for a, b in pairs):
             continue
-        for operand, part in pairs:
-            if part.name and edit.is_used(part):
-                edit.replace(part, operand)
+        edit.replace_all([(part, operand) for operand, part in pairs if part.name and edit.is_used(part)])
         edit.prune([node])
         changes += 1
     return changes
@@ -237,9 +235,7 @@ def split_instead_of_slices(graph: gs.Graph, target: Target, model: Model) -> in
     """Slice(x, 0, a), Slice(x, a, b), ..., Slice(x, z, n) = Split(x), where the slices tile an axis of size n."""
     edit = model.editor
     cuts: dict[tuple[int, int, int], list[tuple[Interval, gs.Node]]] = {}
-    for node in edit.nodes():
-        if node.op != "Slice":
-            continue
+    for node in edit.of("Slice"):
         found = read_slice(node, model.opset(node))
         if found is not None and len(found[1]) == 1:
             ((axis, cut),) = found[1].items()

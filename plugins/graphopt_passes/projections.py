@@ -32,7 +32,7 @@ class _Projection(NamedTuple):
         return (self.add or self.matmul).outputs[0]
 
 
-@graphopt.pass_("fuse")
+@graphopt.pass_("fuse", ops=["MatMul"])
 def merge_projections(graph: gs.Graph, target: Target, model: Model) -> int:
     """x @ w1 + b1, x @ w2 + b2, ... = Split(x @ [w1, w2, ...] + [b1, b2, ...]), the same products in the same order.
 
@@ -43,8 +43,8 @@ def merge_projections(graph: gs.Graph, target: Target, model: Model) -> int:
     """
     edit = model.editor
     groups: dict[tuple[int, int], list[_Projection]] = {}
-    for node in edit.nodes():
-        if node.op != "MatMul" or not is_standard(node) or len(node.inputs) != 2:
+    for node in edit.of("MatMul"):
+        if not is_standard(node) or len(node.inputs) != 2:
             continue
         x, w = node.inputs
         if not isinstance(w, gs.Constant) or len(w.shape) != 2 or len(x.outputs) < 2:

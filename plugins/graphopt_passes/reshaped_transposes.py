@@ -17,7 +17,7 @@ from graphopt.rewrite.worklist import Model
 Groups = list[list[int]]
 
 
-@graphopt.pass_("simplify", after=["compose-transposes"])
+@graphopt.pass_("simplify", after=["compose-transposes"], ops=["Transpose"])
 def transpose_without_reshapes(graph: gs.Graph, target: Target, model: Model) -> int:
     """Reshape(Transpose(Reshape(x, s), p), t) = Transpose(x, q) where s joins neighbouring axes and t parts them again.
 
@@ -25,7 +25,7 @@ def transpose_without_reshapes(graph: gs.Graph, target: Target, model: Model) ->
     """
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
+    for node in edit.of("Reshape"):
         transpose = _maker(node, "Reshape", "Transpose")
         first = _maker(transpose, "Transpose", "Reshape") if transpose is not None else None
         if transpose is None or first is None or not edit.has(node):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 import graphopt
 from graphopt.ir import shapes
 from graphopt.rewrite.spelling import is_standard
@@ -33,6 +35,10 @@ class _Outer(graphopt.Rule):
     """A family member over another: what is in between may have other readers."""
 
     shared_inner = True
+
+    def glance(self, node: gs.Node) -> bool:
+        makers = node.inputs[0].inputs
+        return bool(makers) and makers[0].op in FAMILY
 
     @staticmethod
     def source(y: Value) -> Value | None:

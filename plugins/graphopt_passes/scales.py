@@ -38,7 +38,7 @@ class _Found(NamedTuple):
     """Between what the magnitude of the factor must be."""
 
 
-@graphopt.pass_("fuse", before=["merge-projections"])
+@graphopt.pass_("fuse", before=["merge-projections"], ops=["Mul", "Div"])
 def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> int:
     """move(x @ w + b) * c = move(x @ (w * c) + b * c), and move(x * c) @ w = move(x) @ (w * c), c one finite number.
 
@@ -50,8 +50,8 @@ def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> in
     """
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op not in ("Mul", "Div") or not is_standard(node) or not edit.has(node) or len(node.inputs) != 2:
+    for node in edit.of("Mul", "Div"):
+        if not is_standard(node) or not edit.has(node) or len(node.inputs) != 2:
             continue
         if model.home(node) is not graph or model.opset(node) < 7:
             continue

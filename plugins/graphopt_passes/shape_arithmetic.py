@@ -70,12 +70,16 @@ class _Evaluation:
         self.model, self.edit, self.scope = model, model.editor, scope
         self.facts = Facts(model.graph.outputs)
         self.first: dict[Any, gs.Tensor] = {}
+        self.learnt: set[int] = set()
+        """The tensors of which this walk has made the shape better known."""
         self.changes = 0
 
     def run(self) -> int:
         for node in list(self.scope.nodes):
             if not self.edit.has(node) or not is_standard(node) or node.op == "Constant":
                 continue
+            if not self.learnt.isdisjoint(map(id, node.inputs)):
+                self._infer(node)
             self.facts.learn(node, self.model.opset(node))
             if node.op in ("Reshape", "Expand", "Slice"):
                 self._resolve(node)
@@ -83,6 +87,13 @@ class _Evaluation:
                 self._evaluate(node)
                 self._describe(node)
         return self.changes
+
+    def _infer(self, node: gs.Node) -> None:
+        """What its operator tells now that its operands are better known, so that one walk is enough for a chain."""
+        news = self.model.inference.news
+        before = len(news)
+        self.model.inference.node(node, self.model.imports(node))
+        self.learnt.update(map(id, news[before:]))
 
     def _evaluate(self, node: gs.Node) -> None:
         tensor = node.outputs[0]
@@ -160,8 +171,10 @@ class _Evaluation:
                 continue
             shape, dims = shapes.of(tensor), self.facts.dims(tensor)
             if dims is not None and (shape is None or None in shape):
-                learnt = tuple(dim.symbol if isinstance(dim, Unknown) else dim for dim in dims)
-                tensor.shape = shapes.merge(shape, learnt)
+                learnt = shapes.merge(shape, tuple(dim.symbol if isinstance(dim, Unknown) else dim for dim in dims))
+                if learnt != shape:
+                    self.edit.reshaped(tensor, learnt)
+                    self.learnt.add(id(tensor))
 
 
 def _target(before: tuple[Element, ...], after: tuple[Element, ...]) -> list[int] | None:

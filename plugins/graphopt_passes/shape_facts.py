@@ -95,8 +95,8 @@ class Facts:
     def _learn_dims(self, node: gs.Node, opset: int) -> None:
         for number, output in enumerate(node.outputs):
             shape = self._declared(output)
-            if shape is not None and all(isinstance(dim, int) for dim in shape):
-                continue
+            if shape is not None and all(isinstance(dim, int) or shapes.same_dim(dim, dim) for dim in shape):
+                continue  # what is declared as a number or by name stays, whatever the operator tells
             try:
                 found = self._infer(node, number, opset)
             except (IndexError, StopIteration, TypeError, ZeroDivisionError):
@@ -191,7 +191,7 @@ class Facts:
         axes = self.axes(node, opset)
         if not axes:
             return None
-        if node.op == "Squeeze":
+        if node.op == "Squeeze" and first:
             gone = {axis % len(first) for axis in axes}
             return [dim for axis, dim in enumerate(first) if axis not in gone]
         rank = len(first) + len(axes)
@@ -200,7 +200,7 @@ class Facts:
 
     def _reduced(self, node: gs.Node, first: tuple[Element, ...], opset: int) -> Sequence[Element] | None:
         axes = self.axes(node, opset)
-        if not axes:
+        if not axes or not first:
             return None
         gone = {axis % len(first) for axis in axes}
         if node.attrs.get("keepdims", 1):
@@ -232,6 +232,8 @@ class Facts:
             kernel = node.attrs.get("kernel_shape") or (shapes.of(node.inputs[1]) or ())[2:]
             for axis in range(2, len(first)):
                 kept[axis] = self._window(node, axis - 2, len(first) - 2, kernel, first[axis])
+        elif not first:
+            return None
         elif node.op == "Split":
             axis = node.attrs.get("axis", 0) % len(first)
             kept = [None if i == axis else dim for i, dim in enumerate(first)]

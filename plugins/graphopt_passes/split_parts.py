@@ -16,7 +16,7 @@ from graphopt.rewrite.value import Value, constant_of
 from graphopt.rewrite.worklist import Model
 
 
-@graphopt.pass_("simplify", after=["split-instead-of-slices"])
+@graphopt.pass_("simplify", after=["split-instead-of-slices"], ops=["Split"])
 def gather_instead_of_squeezed_split(graph: gs.Graph, target: Target, model: Model) -> int:
     """Squeeze(Split(x, [1, ..., 1], axis)[i], axis) = Gather(x, i, axis), where all parts that are read are squeezed.
 
@@ -24,13 +24,14 @@ def gather_instead_of_squeezed_split(graph: gs.Graph, target: Target, model: Mod
     """
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "Split" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("Split"):
+        if not is_standard(node) or not edit.has(node):
             continue
         shape = shapes.of(node.inputs[0])
-        if shape is None or shape[node.attrs.get("axis", 0)] != len(node.outputs):
+        axis = node.attrs.get("axis", 0)
+        if shape is None or not -len(shape) <= axis < len(shape) or shape[axis] != len(node.outputs):
             continue
-        axis = node.attrs.get("axis", 0) % len(shape)
+        axis %= len(shape)
         opset = model.opset(node)
         read = [(place, part) for place, part in enumerate(node.outputs) if edit.is_used(part)]
         readers = [(place, part, user) for place, part in read for user in part.outputs]
@@ -66,7 +67,7 @@ def _squeezes(user: gs.Node, axis: int, rank: int, opset: int) -> bool:
     return len(axes) == 1 and -rank <= axes[0] < rank and axes[0] % rank == axis
 
 
-@graphopt.pass_("canonicalize", after=["fold-constants"])
+@graphopt.pass_("canonicalize", after=["fold-constants"], ops=["SplitToSequence"])
 def split_instead_of_sequence(graph: gs.Graph, target: Target, model: Model) -> int:
     """SequenceAt(SplitToSequence(x, sizes, axis, keepdims), i) = Split(x, sizes, axis)[i].
 
@@ -75,8 +76,8 @@ def split_instead_of_sequence(graph: gs.Graph, target: Target, model: Model) -> 
     """
     edit = model.editor
     changes = 0
-    for node in edit.nodes():
-        if node.op != "SplitToSequence" or not is_standard(node) or not edit.has(node):
+    for node in edit.of("SplitToSequence"):
+        if not is_standard(node) or not edit.has(node):
             continue
         sizes = _sizes(node)
         sequence = node.outputs[0]

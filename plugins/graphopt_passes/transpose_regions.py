@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -11,7 +12,7 @@ import graphopt
 from graphopt.config import Target
 from graphopt.ir import shapes
 from graphopt.ir.edits import Editor, inherit
-from graphopt.ir.graph import new_variable, scopes
+from graphopt.ir.graph import new_variable
 from graphopt.rewrite.spelling import is_standard
 from graphopt.rewrite.worklist import Model
 
@@ -24,44 +25,60 @@ _MOST_READERS = 1000
 def cancel_transposes(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(Transpose(x, p)) = Transpose(f'(x), p) over a whole region of such f, where fewer transposes remain."""
     changes = 0
-    for scope in scopes(graph):
-        if sum(node.op == "Transpose" for node in scope.nodes) < 2:
-            continue
-        for region in _regions(list(scope.nodes), model):
-            perm = region.best()
-            if perm is not None:
-                region.turn(perm)
-                changes += 1
+    for region in _regions(model):
+        perm = region.best()
+        if perm is not None:
+            region.turn(perm)
+            changes += 1
     return changes
 
 
-def _regions(nodes: list[gs.Node], model: Model) -> list[_Region]:
-    """The maximal connected sets of free nodes that touch a Transpose."""
-    if not nodes:
-        return []
-    opset = model.opset(nodes[0])
-    rank = {id(node): free for node in nodes if (free := free_rank(node, opset)) is not None}
-    parent = {key: key for key in rank}
+def _regions(model: Model) -> Iterator[_Region]:
+    """The maximal connected sets of free nodes that touch a Transpose, in scopes of two and more."""
+    edit = model.editor
+    transposes = edit.of("Transpose")
+    count = Counter(id(edit.scope(node)) for node in transposes)
+    ranks: dict[int, int | None] = {}
 
-    def find(key: int) -> int:
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
+    def rank(node: gs.Node) -> int | None:
+        if id(node) not in ranks:
+            ranks[id(node)] = free_rank(node, model.opset(node))
+        return ranks[id(node)]
 
-    for node in nodes:
-        if id(node) not in rank:
+    seen: set[int] = set()
+    groups = []
+    for transpose in transposes:
+        if count[id(edit.scope(transpose))] < 2:
             continue
-        for slot in data_slots(node):
-            maker = node.inputs[slot].inputs[0] if node.inputs[slot].inputs else None
-            if maker is not None and rank.get(id(maker)) == rank[id(node)]:
-                parent[find(id(maker))] = find(id(node))
-    groups: dict[int, list[gs.Node]] = {}
-    for node in nodes:
-        if id(node) in rank:
-            groups.setdefault(find(id(node)), []).append(node)
-    found = (_Region(group, rank[id(group[0])], opset, model.editor) for group in groups.values())
-    return [region for region in found if region.perms]
+        for seed in _around(transpose, edit):
+            if id(seed) in seen or rank(seed) is None:
+                continue
+            seen.add(id(seed))
+            group = [seed]
+            for node in group:  # grows while it is walked through
+                for other in _around(node, edit):
+                    if id(other) not in seen and rank(other) == rank(seed):
+                        seen.add(id(other))
+                        group.append(other)
+            groups.append(sorted(group, key=edit.place))
+    groups.sort(key=lambda group: edit.place(group[0]))
+    for group in groups:  # each is looked at when its turn comes: the one before may have moved its transposes
+        region = _Region(group, rank(group[0]) or 0, model.opset(group[0]), edit)
+        if region.perms:
+            yield region
+
+
+def _around(node: gs.Node, edit: Editor) -> Iterator[gs.Node]:
+    """The nodes of its scope that give it values with axes, or read its values as such."""
+    scope = edit.scope(node)
+    for slot in data_slots(node):
+        for maker in node.inputs[slot].inputs if slot < len(node.inputs) else ():
+            if edit.scope(maker) is scope:
+                yield maker
+    for tensor in node.outputs:
+        for user in tensor.outputs:
+            if edit.scope(user) is scope and any(user.inputs[slot] is tensor for slot in data_slots(user)):
+                yield user
 
 
 def _perm(node: gs.Node | None) -> list[int] | None:
@@ -193,7 +210,7 @@ class _Region:
                 continue
             order = compose(perm, known)
             if is_identity(order):
-                edit.replace(user.outputs[0], new, at=user)
+                new = edit.replace(user.outputs[0], new, at=user)
                 user.inputs[0] = new
                 edit.prune([user])
             else:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from graphopt.backends import BuildOptions, native
+from graphopt.backends.protocol import onnx_dtype
 from graphopt.backends.tensorrt import FLAVORS
 
 
@@ -82,7 +83,7 @@ def test_every_method_exists(flavor):
 def test_dtypes_are_those_of_onnx(flavor):
     trt = native.load(flavor)
     known = {name.lower() for name in dict(onnx.TensorProto.DataType.items())} | {"float32"}
-    assert {native._DTYPES.get(name, name.lower()) for name in trt.DataType.__members__} <= known
+    assert {onnx_dtype(name) for name in trt.DataType.__members__} <= known
 
 
 def test_logger_and_monitor_can_be_instantiated(flavor):

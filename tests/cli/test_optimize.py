@@ -96,7 +96,7 @@ def test_a_report_escapes_what_the_model_says(cli: Cli, tmp_path: Path) -> None:
 def test_build_writes_an_engine_and_says_how(cli: Cli, chain: Path, tmp_path: Path) -> None:
     done = cli("optimize", "chain.onnx", "--build", "--shapes", "x=4x3", "--maxShapes", "x:8x3", "--json")
     assert done.code == 0, done.err
-    assert files(tmp_path) == ["chain.engine", "chain.onnx", "chain.opt.onnx"]
+    assert files(tmp_path) == ["chain.engine", "chain.engine.json", "chain.onnx", "chain.opt.onnx"]
     built = done.json["build"]
     assert built["engine"] == "chain.engine"
     assert built["bytes"] == (tmp_path / "chain.engine").stat().st_size > 0

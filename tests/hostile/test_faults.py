@@ -62,7 +62,7 @@ def command(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".ses")  # onnxruntime's own
 
 
 # -- death --------------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class Graph:
         self.count = 0
         rank = self.rng.choice((1, 2, 2, 3, 3, 4, 4))
         first = tuple(self.rng.choice((1, 2, 3, 4, 6)) for _ in range(rank))
+        if self.rng.random() < 0.15:
+            first = (self.rng.choice((2, 3, 4)),) * rank  # a wrong order of axes shows in the numbers alone
         self._input(first)
         if self.rng.random() < 0.4:
             self._input(tuple(1 if self.rng.random() < 0.3 else size for size in first))
@@ -62,7 +64,10 @@ class Graph:
         ]
         if not fits:
             raise Rejected
-        return self.rng.choice(fits[-4:] if self.rng.random() < 0.75 else fits)
+        chance = self.rng.random()
+        if chance < 0.4:
+            return fits[-1]  # rules look for chains
+        return self.rng.choice(fits[-4:] if chance < 0.8 else fits)
 
     def const(self, array: Any, dtype: Any = None) -> str:
         name = self.name("c")
@@ -226,6 +231,21 @@ def _transpose(g: Graph) -> None:
     perm = list(range(len(x[2])))
     g.rng.shuffle(perm)
     g.add("Transpose", [x[0]], **({} if g.rng.random() < 0.15 else {"perm": perm}))
+
+
+def _transposed_twice(g: Graph) -> None:
+    x = g.pick(least=3)
+    for _ in range(2):
+        perm = list(range(len(x[2])))
+        g.rng.shuffle(perm)
+        x = g.add("Transpose", [x[0]], perm=perm)[0]
+
+
+def _activated(g: Graph) -> None:
+    """An activation after arithmetic."""
+    x = g.pick()
+    y = g.add(g.rng.choice(("Add", "Mul", "Sub")), [x[0], g.const(g.floats(g.beside(x[2])))])[0]
+    g.add(g.rng.choice(("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu")), [y[0]])
 
 
 def _factors(g: Graph, size: int) -> list[int]:
@@ -638,10 +658,10 @@ def _repeat(g: Graph) -> None:
 
 
 STEPS: tuple[Step, ...] = (
-    _unary, _unary, _binary, _binary, _binary, _binary, _variadic, _transpose, _transpose, _reshape, _reshape, _squeeze,
-    _squeeze, _reduce, _concat, _split, _slice, _slice, _pad, _expand, _gather, _matmul, _matmul, _gemm, _conv, _conv,
-    _batch_norm, _pool, _clip, _softmax, _flatten, _compare, _where, _cast, _shape_arithmetic, _norm_form, _gelu_form,
-    _attention_form, _if, _repeat, _repeat,
+    _unary, _unary, _binary, _binary, _binary, _binary, _variadic, _transpose, _transposed_twice, _activated, _reshape,
+    _reshape, _squeeze, _squeeze, _reduce, _concat, _split, _slice, _slice, _pad, _expand, _gather, _matmul, _matmul,
+    _gemm, _conv, _conv, _batch_norm, _pool, _clip, _softmax, _flatten, _compare, _where, _cast, _shape_arithmetic,
+    _norm_form, _gelu_form, _attention_form, _if, _repeat, _repeat,
 )  # fmt: skip
 
 

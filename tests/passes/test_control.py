@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from graphopt_passes.control import inline_known_if
 
-from graphopt.testing import assert_unchanged, check_rule, model
+from graphopt.testing import apply, assert_unchanged, check_rule, model
 
 TEXT = """g (float[4] x) => (float[4] y) {
     a = Neg(x)
@@ -56,3 +56,16 @@ def test_nested():
 
 def test_an_unknown_condition_stays():
     assert_unchanged(inline_known_if, model(TEXT.replace("(float[4] x)", "(bool c, float[4] x)"), weights={"w": (4,)}))
+
+
+def test_two_results_of_a_branch_may_be_one_value():
+    result, _ = apply(  # not compared: onnxruntime gives zeros for the first of such results
+        model(
+            """g (float[4] x) => (float[4] y, float[4] z) {
+                y, z = If(c)<then_branch = t () => (u, u) { u = Relu(x) }, else_branch = e () => (v, v) { v = Abs(x) }>
+            }""",
+            weights={"c": np.array(True)},
+        ),
+        inline_known_if,
+    )
+    assert [(list(node.input), list(node.output)) for node in result.graph.node] == [(["x"], ["y"]), (["y"], ["z"])]

@@ -100,6 +100,24 @@ class TestMergeSlices:
 PARTS = "int64[1] a={0}, int64[1] b={2}, int64[1] c={5}, int64[1] d={9}, int64[1] z={1}"
 
 
+def test_the_parts_of_a_concat_of_one_value_may_be_results():
+    check_rule(
+        pieces.split_concat,
+        model(
+            "g (float[2] x) => (float[2] y, float[2] z) { n = Neg(x) w = Concat<axis=0>(n, n) y, z = Split(w) }",
+            opset=11,
+        ),
+    )
+
+
+def test_a_scalar_has_no_parts():
+    assert_unchanged(
+        pieces.TakeFromConcat(),
+        """g (float x) => (y) <int64[1] a = {0}, int64[1] b = {1}> {
+            c = Concat<axis=0>(x, x) y = Slice(c, a, b) }""",
+    )
+
+
 class TestReassemble:
     def test_all_parts_of_a_split(self):
         check_rule(

@@ -158,10 +158,11 @@ def networks(draw):
             nodes.append(f"{name} = Relu({source})")
         values.append(name)
         shapes[name] = shape
-    dims = ",".join(map(str, shapes[values[-1]]))
-    extra = draw(st.sampled_from(values[1:]))
-    also = ",".join(map(str, shapes[extra]))
-    text = f"g (float[2,3,4] x) => (float[{dims}] y, float[{also}] z) {{ {' '.join(nodes)} y = Neg({values[-1]}) z = Abs({extra}) }}"  # noqa: E501
+    nodes.append(f"y = Neg({values[-1]})")
+    shapes["y"] = shapes[values[-1]]
+    results = ["y", *draw(st.lists(st.sampled_from(values[1:]), unique=True, max_size=3))]
+    outputs = ", ".join(f"float[{','.join(map(str, shapes[name]))}] {name}" for name in results)
+    text = f"g (float[2,3,4] x) => ({outputs}) {{ {' '.join(nodes)} }}"
     return model(text, weights={"k": np.arange(1, 5, dtype=np.float32)})
 
 
@@ -172,3 +173,12 @@ def test_any_network_computes_the_same_with_fewer_transposes(proto):
     if counts["cancel-transposes"]:
         check_rule(cancel_transposes, proto, seeds=1)
         assert transposes(result) < transposes(proto)
+
+
+def test_equal_transposes_may_each_be_a_result():
+    check_rule(
+        cancel_transposes,
+        before="""g (float[4,1,3,4] x) => (float[1,4,4,3] y, float[1,4,4,3] z) {
+            a = Transpose<perm=[3,0,2,1]>(x) r = Ceil(a) y = Transpose<perm=[3,1,0,2]>(r)
+            z = Transpose<perm=[3,1,0,2]>(r) }""",
+    )

@@ -50,6 +50,8 @@ class ForgetTheBias(graphopt.Rule):
 class InvertThePermutation(graphopt.Rule):
     """Transpose(Transpose(x, p), q) is Transpose(x, [p[i] for i in q]), not [q[i] for i in p]."""
 
+    before = ("compose-transposes",)
+
     def pattern(self, op: Any, x: Any, p: Any, q: Any) -> Any:
         return op.Transpose(op.Transpose(x, perm=p), perm=q)
 

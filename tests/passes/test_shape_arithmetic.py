@@ -11,6 +11,9 @@ from graphopt_passes.shape_arithmetic import ShapeOfOperand, evaluate_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.config import Target
+from graphopt.ir.load import load
+from graphopt.rewrite.worklist import Model
 from graphopt.testing import apply, assert_unchanged, check_rule, model
 
 
@@ -304,3 +307,20 @@ def test_products_cancel_only_what_is_equal():
     assert made.compute("Mul", n, m) is made.compute("Mul", m, n)
     assert made.compute("Sub", n, m) is not made.compute("Sub", m, n)
     assert not made.compute("Sub", n, m).is_size
+
+
+def test_one_walk_learns_the_sizes_behind_a_chain():
+    """What a Reshape is shaped by becomes known, so the Conv behind it, and so the next Reshape."""
+    block = """r{n} = Reshape(x{n}, three) s{n} = Shape(x{n}) q{n} = Reshape(r{n}, s{n})
+        x{m} = Conv<pads = [1, 1, 1, 1]>(q{n}, w)"""
+    body = " ".join(block.format(n=n, m=n + 1) for n in range(5))
+    source = model(
+        f"g (float[N,4,6,6] x0) => (float[N,4,6,6] y) {{ {body} y = Neg(x5) }}",
+        weights={"three": np.array([0, 2, -1]), "w": (4, 4, 3, 3)},
+    )
+    graph = load(source)
+    rewriting = Model(graph)
+    rewriting.infer()
+    evaluate_shapes.function(graph, Target(), model=rewriting)
+    rewriting.editor.flush()
+    assert [node.op for node in graph.nodes].count("Shape") == 0

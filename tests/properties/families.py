@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -329,4 +330,70 @@ def upsample(rng: Random) -> onnx.ModelProto:
         "g (float[1,2,3,4] x) => (z) { u = Upsample(x, s) z = Relu(u) }",
         weights={"s": np.array([1, 1, 1, rng.choice((1, 2))], np.float32)},
         opset=9,
+    )
+
+
+@family("decide-if-by-rank")
+def ranks(rng: Random) -> onnx.ModelProto:
+    """One branch fits the Conv that reads it; the condition is computed."""
+    first = rng.random() < 0.5
+    fit, other = "Relu(x)", "Unsqueeze(x, zero)"
+    then, otherwise = (fit, other) if first else (other, fit)
+    return model(
+        f"""g (float[2,3,5] x) => (float[2,4,5] y) {{
+            s = Shape(x) d = Gather(s, zero) c = Equal(d, n)
+            z = If(c)<then_branch = t () => (u) {{ u = {then} }}, else_branch = e () => (v) {{ v = {otherwise} }}>
+            {rng.choice(("r = Neg(z)", "q = Unsqueeze(z, zero) r = Squeeze(q, zero)"))} y = Conv(r, w)
+        }}""",
+        weights={"zero": np.array([0]), "n": np.array([2 if first else 7]), "w": numbers(rng, 4, 3, 1)},
+        opset=opset(rng),
+    )
+
+
+@family("fuse-space-to-depth")
+def focus(rng: Random) -> onnx.ModelProto:
+    """Strided slices of all places of a block, in any order, one axis after the other or at once."""
+    b, channels = rng.choice((2, 2, 3)), rng.randint(1, 3)
+    places = [(i, j) for i in range(b) for j in range(b)]
+    if rng.random() < 0.7:
+        rng.shuffle(places)
+    at_once, end = rng.random() < 0.5, np.array([2**31 - 1, 2 * b] if rng.random() < 0.5 else [2**63 - 1] * 2)
+    lines, weights = (
+        [],
+        {"end": end, "end0": end[:1], "end1": end[1:], "step": np.array([b, b]), "step1": np.array([b])},
+    )
+    weights |= {"axes": np.array([2, 3]), "axis2": np.array([2]), "axis3": np.array([-1])}
+    for n, (i, j) in enumerate(places):
+        weights |= {f"s{n}": np.array([i, j]), f"i{n}": np.array([i]), f"j{n}": np.array([j])}
+        rows = f"r{n} = Slice(x, i{n}, end0, axis2, step1) p{n} = Slice(r{n}, j{n}, end1, axis3, step1)"
+        lines.append(f"p{n} = Slice(x, s{n}, end, axes, step)" if at_once else rows)
+    parts, used = ", ".join(f"p{n}" for n in range(b * b)), " ".join(lines)
+    return model(
+        f"g (float[1,{channels},{3 * b},{2 * b}] x) => (y) {{ {used} z = Concat<axis = 1>({parts}) y = Conv(z, w) }}",
+        weights={k: v for k, v in weights.items() if re.search(rf"\b{k}\b", used)}
+        | {"w": numbers(rng, 2, b * b * channels, 1, 1)},
+        opset=opset(rng),
+    )
+
+
+@family("drop-zero-gemm-bias")
+def zero_biases(rng: Random) -> onnx.ModelProto:
+    zeros = np.array([0, 0, 0, rng.choice((0.0, 0.0, 0.0, -0.0, 1.0))], np.float32)
+    return model(
+        """g (float[1,4,5,5] x) => (y) {
+            a = Conv(x, w, b) t = ConvTranspose(a, v, b) f = Flatten(t) y = Gemm<beta = 0.5>(f, m, b)
+        }""",
+        weights={"w": numbers(rng, 4, 4, 3, 3), "v": numbers(rng, 4, 4, 2, 2), "m": numbers(rng, 64, 4), "b": zeros},
+        opset=opset(rng),
+    )
+
+
+@family("reshape-instead-of-flatten")
+def flattens(rng: Random) -> onnx.ModelProto:
+    dims = ["N", *map(str, rng.sample((1, 2, 3, 4, 5), rng.randint(1, 3)))]
+    rng.shuffle(dims)
+    axis = rng.randint(-len(dims), len(dims))
+    return model(
+        f"g (float[{','.join(dims)}] x) => (float[R,C] y) {{ a = Neg(x) y = Flatten<axis = {axis}>(a) }}",
+        opset=opset(rng),
     )

@@ -46,8 +46,6 @@ def widen_dtypes(graph: gs.Graph, target: Target, model: Model) -> int:
     float32; sums and products wrap around or are rounded as D does. Not where only movement touches a value that
     QuantizeLinear made: TensorRT moves those as they are.
     """
-    if not any(op in model.by_operator() for op in WIDENED):
-        return 0
     return rewrite(model, target, {op: _widen for op in WIDENED}, "widen-dtypes")
 
 

@@ -1,0 +1,70 @@
+"""ENGINE.json beside an engine: what it was made of, and which source nodes its layers stand for."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from . import __version__
+from .backends.protocol import BuildOptions, BuildResult
+from .config import Shapes
+from .ir.graph import flatten, peek, scopes
+
+SCHEMA = 1
+
+
+def manifest(
+    graph: gs.Graph, source: str, built: BuildResult, shapes: Shapes | None, options: BuildOptions
+) -> dict[str, Any]:
+    """What is known of a build.
+
+    `nodes`: {name of a node in the model that was built: {"op", "outputs", "from": names of source nodes, "rules"}}.
+    """
+    nodes = {}
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            known = peek(node)
+            names = flatten(known.origin) if known is not None and known.origin else [node.name]
+            nodes[node.name] = {
+                "op": node.op,
+                "outputs": [tensor.name for tensor in node.outputs if tensor.name],
+                "from": names,
+                "rules": flatten(known.rules) if known is not None else [],
+            }
+    found = shapes or Shapes()
+    return {
+        "schema_version": SCHEMA,
+        "graphopt": __version__,
+        "backend": built.backend,
+        "version": built.version,
+        "source": source,
+        "bytes": built.bytes,
+        "profiles": [
+            {name: [list(dims) for dims in found.of(name)] for name in sorted({*found.min, *found.opt, *found.max})}
+        ],
+        "options": asdict(options),
+        "nodes": nodes,
+    }
+
+
+def write_manifest(engine: Path, data: dict[str, Any]) -> Path:
+    """Write ENGINE.json beside the engine, whole or not at all. Raises OSError."""
+    path = engine.with_name(engine.name + ".json")
+    handle, name = tempfile.mkstemp(dir=engine.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(data, file, separators=(",", ":"))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+    return path

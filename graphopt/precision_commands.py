@@ -1,0 +1,102 @@
+"""`graphopt lint-precision` and `graphopt diff-plans`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .arguments import BackendName, Json, Model
+from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
+
+Strict = Annotated[bool, typer.Option("--strict", metavar="", help="Exit with 1 if there is a finding.")]
+Version = Annotated[
+    str,
+    typer.Option("--target-version", metavar="X.Y", help="Judge for this version of the backend. Default: installed."),
+]
+PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="A precision plan.", show_default=False)]
+
+
+def lint_precision(
+    model: Model,
+    backend: BackendName = "tensorrt_rtx",
+    target_version: Version = "",
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Find casts and Q/DQ nodes of MODEL that lose fusions or accuracy, or do not build: node, reason, fix."""
+    with failures(as_json):
+        from . import backends
+        from .config import Limits
+        from .ir.load import load
+        from .precision.lint import counted, lint
+
+        if not target_version:
+            library = backends.get(backend, Limits())
+            target_version = library.version() if library.available() is None else ""
+        with progress(as_json) as show:
+            show("load", 0, 0)
+            found = lint(load(model), backend, target_version)
+        if as_json:
+            listed = [one.to_json() for one in found]
+            print_json({"schema_version": SCHEMA_VERSION, "findings": listed, "rules": counted(found)})
+        else:
+            stdout().print(_table(found, model))
+        if strict and found:
+            raise typer.Exit(1)
+
+
+def diff_plans(before: PlanFile, after: PlanFile, as_json: Json = False) -> None:
+    """Compare two precision plans, tensor by tensor."""
+    with failures(as_json):
+        from dataclasses import asdict
+
+        from .precision.plan import Plan, diff
+
+        found = diff(Plan.load(before), Plan.load(after))
+        if as_json:
+            rows = [{"tensor": n, "before": a and asdict(a), "after": b and asdict(b)} for n, a, b in found]
+            print_json({"schema_version": SCHEMA_VERSION, "same": not found, "tensors": rows})
+        else:
+            stdout().print(_differences(found))
+
+
+def _table(found: list[Any], model: str) -> Any:
+    from rich.text import Text
+
+    from .report.text import plain_table
+
+    if not found:
+        return Text(f"{model}: nothing to say about its casts and quantization.", style="green")
+    table = plain_table("rule", "node", "reason", "fix", stretch="reason")
+    for one in found:
+        style = {"build": "red", "accuracy": "yellow", "speed": "cyan"}[one.kind]
+        table.add_row(Text(one.rule, style=style), f"{one.node} ({one.op})", one.reason, Text(one.fix, style="dim"))
+    return table
+
+
+def _differences(found: list[Any]) -> Any:
+    from rich.text import Text
+
+    from .report.text import plain_table
+
+    if not found:
+        return Text("The plans are the same.")
+    table = plain_table("tensor", "before", "after", stretch="tensor")
+    for name, old, new in found:
+        table.add_row(name, *(_short(entry) for entry in (old, new)))
+    return table
+
+
+def _short(entry: Any) -> str:
+    if entry is None:
+        return "-"
+    return (
+        f"{entry.dtype} -> {entry.quantized} ({entry.scale or 'own scales'})" if entry.quantized else str(entry.dtype)
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into the application."""
+    app.command("lint-precision", epilog="[bold]Example[/]\n\n$ graphopt lint-precision quantized.onnx")(lint_precision)
+    app.command("diff-plans")(diff_plans)

@@ -1,0 +1,87 @@
+"""Bad calibration data is named before any work."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from graphopt.cli import main
+from graphopt.errors import UsageError
+from graphopt.precision.samples import Samples
+from graphopt.testing import model
+
+SOURCE = model(
+    "g (float[N,4] x, int64[N] i) => (float[N,4] y) { f = Cast<to = 1>(i) u = Unsqueeze(f, k) y = Add(x, u) }",
+    weights={"k": np.array([1])},
+)
+GOOD = {"x": np.ones((2, 4), np.float32), "i": np.arange(2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"x": None}, "input 'x' is missing"),
+        ({"z": np.ones(3)}, "no input 'z'"),
+        ({"x": np.ones((2, 5), np.float32)}, "dimension 1 is 4, not 5"),
+        ({"x": np.ones((2, 4))}, "is float32, not float64"),
+        ({"x": np.full((2, 4), np.nan, np.float32)}, "has 8 NaN"),
+        ({"x": np.full((2, 4), np.inf, np.float32)}, "infinit"),
+        ({"x": np.ones((0, 4), np.float32), "i": np.arange(0)}, "is empty"),
+        ({"x": np.ones((3, 4), np.float32)}, "'N' is 3 in 'x' and 2 in 'i'"),
+    ],
+)
+def test_what_does_not_fit(change, says, tmp_path):
+    given = {k: v for k, v in {**GOOD, **change}.items() if v is not None}
+    with pytest.raises(UsageError, match=says):
+        Samples([GOOD, given], SOURCE)
+    np.savez(tmp_path / "0.npz", **GOOD)
+    np.savez(tmp_path / "1.npz", **given)
+    with pytest.raises(UsageError, match=says) as caught:
+        Samples(tmp_path, SOURCE)
+    assert "npz" in str(caught.value) or "--calib" in str(caught.value)
+
+
+def test_no_sample_at_all(tmp_path):
+    for source in ([], tmp_path):
+        with pytest.raises(UsageError, match="no sample"):
+            Samples(source, SOURCE)
+    with pytest.raises(UsageError, match="no such file"):
+        Samples(str(tmp_path / "missing"), SOURCE)
+
+
+def test_a_function_is_called_once_a_pass(tmp_path, monkeypatch):
+    text = "import numpy as np\ncalls = []\ndef data():\n    calls.append(1)\n    for n in (1, 2):\n"
+    text += "        yield {'x': np.ones((n, 4), np.float32), 'i': np.arange(n)}\n"
+    (tmp_path / "mine.py").write_text(
+        text + "def broken():\n    raise OSError('disk')\n    yield\ndef wrong():\n    yield 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    samples = Samples("mine:data", SOURCE)
+    assert len(samples) == 2
+    assert [np.shape(one["x"]) for one in samples] == [(1, 4), (2, 4)]
+    for name, says in (("nothing", "has no nothing"), ("broken", "raised OSError: disk"), ("wrong", "is a int")):
+        with pytest.raises(UsageError, match=says):
+            Samples(f"mine:{name}", SOURCE)
+
+
+def test_it_is_said_before_the_passes_run(tmp_path, capsys):
+    """The error comes before any pass: a pass that would fail is not reached."""
+    onnx.save(SOURCE, tmp_path / "m.onnx")
+    np.savez(tmp_path / "bad.npz", x=np.full((2, 4), np.nan, np.float32), i=np.arange(2))
+    seen = []
+    with pytest.raises(UsageError, match="NaN"):
+        graphopt.optimize(tmp_path / "m.onnx", precision=graphopt_request(tmp_path / "bad.npz"),
+                          progress=lambda what, done, total: seen.append(what))  # fmt: skip
+    assert seen == ["load"]
+    with pytest.raises(SystemExit) as left:
+        main(["optimize", str(tmp_path / "m.onnx"), "--precision", "int8", "--calib", str(tmp_path / "bad.npz")])
+    assert left.value.code == 2
+    assert "has 8 NaN" in capsys.readouterr().err
+
+
+def graphopt_request(path):
+    from graphopt.precision.stage import Request
+
+    return Request("int8", calib=path)

@@ -1,0 +1,131 @@
+"""The search: as good as trying everything on small problems, and it goes on where it was."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt.config import Target
+from graphopt.ir.load import load
+from graphopt.numerics.execute import Runner
+from graphopt.precision import trial
+from graphopt.precision.plan import Plan
+from graphopt.precision.search import Group, search
+from graphopt.precision.stage import Request, lower
+from graphopt.precision.trial import Outcome, Trials
+from graphopt.testing import model
+
+RNG = np.random.default_rng(2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 1)), min_size=1, max_size=10), st.floats(0.05, 3))
+def test_the_budget_is_kept_and_nothing_more_fits(sizes, budget):
+    """Errors that add up exactly: what is chosen fits, and no group that was left out could be added."""
+    groups = [Group(str(i), gain) for i, (_, gain) in enumerate(sizes)]
+    error = {str(i): size for i, (size, _) in enumerate(sizes)}
+    found = search(groups, lambda chosen: [one.name for one in chosen],
+                   lambda names: Outcome({"y": sum(error[name] for name in names)}), budget)  # fmt: skip
+    total = sum(error[one.name] for one in found.chosen)
+    assert total <= budget or not found.chosen
+    assert found.outcome.worst == total
+    left = [one for one in groups if one not in found.chosen]
+    assert len(left) > 6 or all(total + error[one.name] > budget for one in left)
+
+
+def test_all_at_once_needs_one_trial():
+    found = search([Group("a", 1), Group("b", 1)], list, lambda names: Outcome({"y": 0.0}), 0.1)
+    assert (len(found.chosen), found.trials) == (2, 1)
+
+
+SOURCE = """g (float[8,64] x) => (float[8,64] y) {
+    a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Mul(c, spike)
+    e = MatMul(d, w2) f = Add(e, c) y = MatMul(f, w3) }"""
+
+
+def network():
+    weights = {f"w{i}": (RNG.standard_normal((64, 64)) / 8).astype(np.float32) for i in range(4)}
+    spike = np.ones(64, np.float32)
+    spike[3] = 500
+    weights["w2"][3] = 0
+    source = model(SOURCE, weights={**weights, "spike": spike}, opset=21)
+    for number, node in enumerate(source.graph.node):
+        node.name = f"n{number}"
+    return source
+
+
+def test_auto_finds_what_trying_all_finds(tmp_path, monkeypatch):
+    """On four products: no set of them that fits the budget saves more."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    source = network()
+    calib = [{"x": RNG.standard_normal((8, 64)).astype(np.float32)} for _ in range(2)]
+    gains = {"n0": 1.0, "n2": 1.1, "n4": 1.2, "n6": 1.3}
+    times = {name: {"float16": gain, "int8": 0.0} for name, gain in gains.items()}
+    words = {"calib": calib, "max_error": 0.02, "method": "max", "layer_times": times}
+    graph = load(source)
+    found = lower(graph, Request("auto", **words), Target(version="1.7.1"))
+    chosen = {e.readers[0] for n, e in found.plan.tensors.items() if n.startswith("w") and e.quantized}
+    assert max(found.error.values()) <= 0.02
+
+    full = lower(load(source), Request("int8", **{**words, "max_error": 1e9}), Target(version="1.7.1")).plan
+    best = -1.0
+    with Runner() as runner:
+        trials = Trials(load(source), calib, runner, tmp_path, {}, None)
+        for count in range(5):
+            for names in itertools.combinations(gains, count):
+                plan = Plan("auto", tensors={n: _only(e, names) for n, e in full.tensors.items()})
+                if trials.run(plan).worst <= 0.02:
+                    best = max(best, sum(gains[name] for name in names))
+    assert sum(gains[name] for name in chosen) == pytest.approx(best)
+
+
+def _only(entry, names):
+    from dataclasses import replace
+
+    readers = tuple(name for name in entry.readers if name in names)
+    return replace(entry, readers=readers, quantized=entry.quantized if readers else "")
+
+
+def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    source = network()
+    calib = [{"x": np.random.default_rng(5).standard_normal((8, 64)).astype(np.float32)}]
+    request = Request("auto", calib=calib, max_error=0.02, method="max")
+    runs = []
+    original = trial.Trials.run
+
+    def counted(self, plan, only=None):
+        runs.append(plan)
+        if len(runs) == stop:
+            raise KeyboardInterrupt
+        return original(self, plan, only)
+
+    monkeypatch.setattr(trial.Trials, "run", counted)
+    stop = 5
+    with pytest.raises(KeyboardInterrupt):
+        lower(load(source), request, Target(version="1.7.1"))
+    assert list((tmp_path / "search").glob("*.json"))
+    stop, before = 0, len(runs)
+    first = lower(load(source), request, Target(version="1.7.1"))
+    resumed = len(runs) - before
+    assert not list((tmp_path / "search").glob("*.json")), "what is finished is not remembered"
+    before = len(runs)
+    second = lower(load(source), request, Target(version="1.7.1"))
+    assert resumed < len(runs) - before
+    assert first.plan == second.plan
+
+
+def test_where_not_even_float16_fits_stretches_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    calib = [{"x": RNG.standard_normal((8, 64)).astype(np.float32)}]
+    whole = lower(load(network()), Request("fp16", calib=calib), Target())
+    budget = 0.8 * max(whole.error.values())
+    found = lower(load(network()), Request("auto", calib=calib, max_error=budget), Target(version="1.7.1"))
+    assert max(found.error.values()) <= budget
+    counts = found.plan.counts()
+    assert counts["float16"] > 1
+    assert any("costs too much of the budget" in entry.why for entry in found.plan.tensors.values())
