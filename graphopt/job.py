@@ -100,6 +100,11 @@ class Job:
         self.report.source = describe(graph)
         self._unused = graph
 
+    @property
+    def changes_source(self) -> bool:
+        """Whether what is compared with is not the file as it was given."""
+        return bool(self.frozen or self.bound or self.promote_io)
+
     def check_profile(self, shapes: Shapes) -> None:
         """Say before any work which shapes a build will miss. Raises UsageError."""
         assert self._unused is not None
@@ -128,7 +133,7 @@ class Job:
                 raised = raise_opset(graph, FLAVORS[self.target.backend].least_opset, RAISED)
             except ModelError as error:
                 self._warn(f"its opset {graph.opset} is too old for the parser and cannot be raised: {error.what}")
-                return load(self.given) if not (self.frozen or self.bound or self.promote_io) else graph
+                return graph if self.changes_source else load(self.given)
             if raised is not None:
                 self.report.opset = raised
         return graph

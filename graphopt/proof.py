@@ -53,7 +53,7 @@ class Check:
         """The source as a file, with freeze and bind applied."""
         if self._source is None:
             given = self.job.given
-            if isinstance(given, (str, os.PathLike)) and not self.job.frozen and not self.job.bound:
+            if isinstance(given, (str, os.PathLike)) and not self.job.changes_source:
                 self._source = Path(given)
             else:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-"))

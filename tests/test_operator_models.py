@@ -52,7 +52,7 @@ def test_outputs_are_unchanged(part: int) -> None:
         manager.run()
         result = to_proto(manager.graph)
         random = random_outputs(model)
-        for inputs, _ in case.data():
+        for inputs, given in case.data():
             try:
                 expected = run(model, inputs)
             except Exception:
@@ -64,8 +64,10 @@ def test_outputs_are_unchanged(part: int) -> None:
             except Exception as error:
                 wrong.append(f"{case.name}: {error}")
                 continue
-            for name, want, got in zip(names, expected, actual, strict=True):
+            for place, (name, want, got) in enumerate(zip(names, expected, actual, strict=True)):
                 if name not in random and not (found := compare(want, got)).ok:
+                    if place < len(given) and compare(given[place], got).ok:
+                        continue  # where onnxruntime's kernel is not what ONNX says
                     wrong.append(f"{case.name}: {name}: {found.reason}")
     assert not wrong, f"{len(wrong)} wrong: {wrong[:5]}"
     assert ran >= RUNNABLE_LEAST // 4

@@ -237,7 +237,9 @@ def is_all_constant(model: onnx.ModelProto) -> bool:
     return True
 
 
-def judge(case: Case, juries: list[Jury], entries: Any, words: argparse.Namespace) -> dict[str, Any]:
+def judge(
+    case: Case, juries: list[Jury], entries: Any, words: argparse.Namespace, known: dict[str, Any] | None = None
+) -> dict[str, Any]:
     model = case.model()
     data = [(list(map(_array, inputs)), list(map(_array, outputs))) for inputs, outputs in case.data()]
     inputs = data[0][0] if data else []
@@ -250,9 +252,13 @@ def judge(case: Case, juries: list[Jury], entries: Any, words: argparse.Namespac
         "kind": case.kind,
         "ops": sorted({n.op_type for n in model.graph.node}),
     }
-    record["source"] = {jury.version: jury.ask(model, shown) for jury in juries} if not words.no_source else {}
+    ask = known is None and not words.no_source
+    record["source"] = {jury.version: jury.ask(model, shown) for jury in juries} if ask else {}
+    if known is not None:
+        record["source"] = known
     record["result"], record["wrong"] = {}, {}
     signal.signal(signal.SIGALRM, _alarm)
+    made: dict[tuple[str, ...], onnx.ModelProto] = {}
     for jury in juries:
         bound: dict[str, Any] = {}
         if not record["source"].get(jury.version, {}).get("build"):
@@ -260,7 +266,10 @@ def judge(case: Case, juries: list[Jury], entries: Any, words: argparse.Namespac
         record["bound"] = sorted(bound)
         signal.alarm(int(words.seconds))
         try:
-            result = optimize(model, bound, entries, jury.version)
+            key = tuple(sorted(bound))
+            if key not in made:  # no rule asks for the version
+                made[key] = optimize(model, bound, entries, jury.version)
+            result = made[key]
         except _Late:
             record["result"][jury.version] = {
                 "parse": False,
@@ -351,6 +360,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="begin anew instead of going on")
     parser.add_argument("--dynamic", action="store_true", help="make the leading dimension of every input dynamic")
     parser.add_argument("--no-source", action="store_true", help="do not judge the models as they are")
+    parser.add_argument("--sources", type=Path, help="take the verdicts on the models as they are from these records")
     parser.add_argument("--seconds", type=float, default=60, help="limit for each step")
     parser.add_argument("--keep", type=Path, help="write the legal models into this folder")
     words = parser.parse_args()
@@ -369,6 +379,11 @@ def main() -> int:
         old = [json.loads(line) for line in words.failed.read_text().splitlines()]
         bad = {one["name"] for one in old if not all(is_good(one, version) for version in one["result"])}
         chosen = [case for case in chosen if case.name in bad]
+    sources = {}
+    if words.sources:
+        for line in words.sources.read_text().splitlines():
+            one = json.loads(line)
+            sources[one["kind"], one["name"]] = one["source"]
     entries = Registry().select()
     juries = [Jury(python, words.seconds) for python in words.python or [sys.executable]]
     try:
@@ -376,7 +391,7 @@ def main() -> int:
             for number, case in enumerate(chosen):
                 if number % 100 == 0 and number:
                     print(f"{number} of {len(chosen)}", file=sys.stderr, flush=True)
-                records.append(judge(case, juries, entries, words))
+                records.append(judge(case, juries, entries, words, sources.get((case.kind, case.name))))
                 file.write(json.dumps(records[-1]) + "\n")
                 file.flush()
     finally:

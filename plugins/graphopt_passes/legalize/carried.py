@@ -74,7 +74,8 @@ def round_to(site: Site, x: Value, dtype: Any, saturate: bool = True) -> Value:
     """The nearest value of a small float dtype, ties to even: round(x / step) * step, step = 2**(exponent - mantissa).
 
     Exact: the step is a power of two, taken from a table by comparing |x| with the powers of two of the dtype. Beyond
-    the largest value: that value, else infinity for float8e5m2 and NaN for the others. NaN stays NaN; 0 for float4e2m1.
+    the largest value: that value, else infinity for float8e5m2 and NaN for the others. NaN stays NaN; float4e2m1 has
+    none and makes it 0.
     """
     name, op = dtypes.name(dtype), site.op
     if name not in _FLOATS:

@@ -85,7 +85,7 @@ class Window:
         if not any(self.low) and not any(self.high):
             return x
         pads = [0, 0, *self.low, 0, 0, *self.high]
-        made: Value = site.op.Pad(x, np.asarray(pads, np.int64), np.asarray(fill, x.dtype))
+        made: Value = site.op.Pad(x, np.asarray(pads, np.int64), np.asarray(fill, site.dtype()))
         return made
 
     def folded(self, site: Site, x: Value, join: Any) -> Value:

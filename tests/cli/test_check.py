@@ -1,0 +1,86 @@
+"""check: what TensorRT refuses, why, and what is done about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from graphopt import check
+from graphopt.backends.tensorrt import TensorRTBackend
+from graphopt.config import Target
+from graphopt.testing import model
+
+from .conftest import Cli
+
+pytest.importorskip("tensorrt_rtx")
+REFUSED = "g (float[2,2] x, int32[4] i, int64 k) => (y, z, j) { y = Det(x) z = CumSum(x, k) j = BitwiseNot(i) }"
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Path:
+    made = model(REFUSED, opset=18)
+    for port, kind, shape in zip(made.graph.output, (1, 1, 6), ([], [2, 2], [4]), strict=True):
+        port.CopyFrom(onnx.helper.make_tensor_value_info(port.name, kind, shape))
+    path = tmp_path / "refused.onnx"
+    onnx.save(made, path)
+    return path
+
+
+def test_every_refused_node_is_named_with_what_is_done(cli: Cli, refused: Path) -> None:
+    found = cli("check", str(refused), "--bind", "k=0", "--json").json
+    assert found["ok"]
+    assert found["predicted"]
+    assert found["result"]["builds"]
+    assert found["source"]["parses"] is False
+    told = {one["op"]: one["remedy"] for one in found["source"]["blockers"]}
+    assert told == {"Det": "rewritten by spell-linear", "BitwiseNot": "rewritten by spell-bits"}
+    assert {one["pass"] for one in found["rewrites"]} == {"spell-bits", "spell-linear"}
+
+
+def test_a_model_that_needs_nothing(cli: Cli, tmp_path: Path) -> None:
+    onnx.save(model("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    found = cli("check", "m.onnx", "--json").json
+    assert found["ok"]
+    assert found["source"]["builds"]
+    assert not found["rewrites"]
+    assert not found["source"]["blockers"]
+
+
+def test_what_stays_refused_says_what_to_do(tmp_path: Path, cli: Cli) -> None:
+    text = "g (float[N,3] x, int64[K] a) => (float[?,?] y) { y = ReduceSum(x, a) }"
+    onnx.save(model(text), tmp_path / "m.onnx")
+    done = cli("check", "m.onnx", "--json")
+    assert done.code == 1
+    (one,) = done.json["result"]["blockers"]
+    assert one["op"] == "ReduceSum"
+    assert one["reason"] == "an operand must be a constant"
+    assert one["remedy"] == "make it a constant: --bind a=VALUE"
+
+
+def test_an_interface_that_no_engine_has(tmp_path: Path, cli: Cli) -> None:
+    onnx.save(model("g (uint16[4] x) => (uint16[4] y) { y = Add(x, x) }"), tmp_path / "m.onnx")
+    plain = cli("check", "m.onnx", "--json").json
+    assert not plain["ok"]
+    assert any("--promote-io" in one["remedy"] for one in plain["result"]["blockers"])
+    promoted = cli("check", "m.onnx", "--promote-io", "--json").json
+    assert promoted["ok"]
+    assert promoted["interface"] == {"x": "uint16 as int32", "y": "uint16 as int32"}
+
+
+def test_without_tensorrt_the_table_answers(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorRTBackend, "available", lambda self: "it is not installed")
+    found = check.check(str(refused), target=Target(), bind={"k": 0})
+    assert found.version == ""
+    assert found.ok
+    assert {one.op for one in found.source.blockers} == {"Det", "BitwiseNot"}
+    assert found.result.parses
+    assert found.result.builds is None
+
+
+def test_optimize_with_a_promoted_interface_is_verified(tmp_path: Path, cli: Cli) -> None:
+    onnx.save(model("g (uint16[4] x, uint16[4] z) => (uint16[4] y) { y = Mul(x, z) }"), tmp_path / "m.onnx")
+    found = cli("optimize", "m.onnx", "-o", "small.onnx", "--promote-io", "--json").json
+    assert found["status"] in ("ok", "unverified")
+    assert onnx.load(tmp_path / "small.onnx").graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32
