@@ -47,9 +47,11 @@ from .arguments import (
     TypicalShapes,
     Verbose,
     Verify,
+    limits_of,
     target_of,
 )
 from .bisect import bisect
+from .build_command import add_to as add_build
 from .check_command import add_check
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
 from .engine_commands import add_to as add_engine_commands
@@ -58,7 +60,6 @@ from .layer_commands import add_to
 from .precision_words import add_precision_to, request_of, takes_precision
 
 if TYPE_CHECKING:
-    from .config import Limits
     from .pipeline import Result
     from .report.result import Report
 
@@ -176,13 +177,13 @@ def optimize(
                 build_options=options,
                 count_layers=True,
                 strict=strict,
-                limits=_limits(time_limit, memory_limit),
+                limits=limits_of(time_limit, memory_limit),
                 progress=show,
             )
-        _tell(result, model, report, as_json, quiet, verbose)
+        tell(result, model, report, as_json, quiet, verbose)
 
 
-def _tell(result: Result, source: str, report: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def tell(result: Result, source: str, report: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     from .report.text import render, warnings
 
     found: Report = result.report
@@ -353,18 +354,7 @@ app.command(
 )(bisect)
 
 
-def _limits(seconds: float, memory_gb: float | None) -> Limits:
-    from .config import Limits
-
-    for option, value in (("--time-limit", seconds), ("--memory-limit", memory_gb)):
-        if value is not None and not 0 < value < 1e8:
-            raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
-    return Limits(
-        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
-    )
-
-
-for add in (add_to, add_check, add_engine_commands, add_precision_to):
+for add in (add_build, add_to, add_check, add_engine_commands, add_precision_to):
     add(app)
 
 

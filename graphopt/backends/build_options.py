@@ -88,6 +88,8 @@ class BuildOptions:
     plugins: tuple[str, ...] = ()
     no_plugins: tuple[str, ...] = ()
     """Where the custom layers of the model come from: --plugin, --no-plugin."""
+    hooks: bool = False
+    """Whether plugins implement graphopt_builder, which is then asked in the process that builds."""
     verbose: bool = False
     """Keep the backend's informative log lines, not only warnings and errors."""
 
@@ -122,7 +124,9 @@ class BuildOptions:
         known = {one.name for one in fields(cls)}
         if unknown := sorted(data.keys() - known):
             raise UsageError(f"there is no build option {unknown[0]!r}", hint=f"options: {', '.join(sorted(known))}")
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
         if "compute_capabilities" in plain:
             plain["compute_capabilities"] = tuple(map(tuple, plain["compute_capabilities"]))
         if "profiles" in plain:

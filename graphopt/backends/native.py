@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from graphopt.config import Shapes
@@ -75,8 +76,11 @@ class Native:
             raise self._refusal([parser.get_error(index) for index in range(parser.num_errors)])
         return self._describe()
 
-    def build(self, shapes: Shapes, engine_path: str) -> float:
-        """Build the parsed network into a file; the seconds it took. Raises UsageError, BackendError."""
+    def build(self, shapes: Shapes, engine_path: str, before: Callable[[Any, Any], None] | None = None) -> float:
+        """Build the parsed network into a file; the seconds it took. before: called with network and config.
+
+        Raises UsageError, BackendError.
+        """
         several = [profile(self._inputs, one) for one in (shapes, *self._options.profiles)]
         self._stage("builder", "building")
         config, configured = self._configured()
@@ -84,6 +88,8 @@ class Native:
             self._input(name).set_dimension_name(axis, f"{name}.{axis}")
         for bounds in several if several[0] else ():
             self._add_profile(config, bounds)
+        if before is not None:
+            before(self._network, config)
         self._log.errors.clear()
         start = time.perf_counter()
         engine = self._builder.build_serialized_network(self._network, config)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from graphopt.config import Dims, Shapes
 from graphopt.errors import BackendError
 
-from .build_options import BuildOptions
+from .build_options import BuildOptions as BuildOptions
 
 StrPath = str | os.PathLike[str]
 

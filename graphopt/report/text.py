@@ -238,9 +238,10 @@ def profile_lines(build: Mapping[str, Any]) -> list[str]:
 
 
 def build_line(build: Mapping[str, Any]) -> str:
+    kept = ", taken from the engine cache" if build.get("cache", {}).get("hit") else ""
     return (
         f"{units.several(build['layers'], 'layer')}, "
-        f"built in {units.duration(build['seconds'])} by {build['backend']} {build['version']}"
+        f"built in {units.duration(build['seconds'])} by {build['backend']} {build['version']}{kept}"
     )
 
 

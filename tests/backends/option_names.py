@@ -28,7 +28,7 @@ def missing(trt: Any) -> list[str]:
     """Names of ours that the bindings do not have, or that cannot be set, or take other arguments."""
     import re
 
-    from graphopt.backends.build_options import FLAGS, POOLS, SETTINGS, _CHOICES
+    from graphopt.backends.build_options import _CHOICES, FLAGS, POOLS, SETTINGS
 
     told = []
     for name, (attribute, enumeration) in SETTINGS.items():
