@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .rewrite.build import Skip
     from .rewrite.pattern import alternatives
     from .rewrite.rule import Rule, pass_
+    from .runtime.batching import Batcher
     from .runtime.engine import Engine
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOMES = {
     "API": ".hookspecs",
     "hookimpl": ".hookspecs",
     "Editor": ".ir.edits",
+    "Batcher": ".runtime.batching",
     "Engine": ".runtime.engine",
     "load": ".ir.load",
     "to_proto": ".ir.save",
@@ -63,6 +65,7 @@ _HOMES = {
 __all__ = [
     "API",
     "BackendError",
+    "Batcher",
     "Editor",
     "Engine",
     "GraphoptError",

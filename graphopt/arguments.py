@@ -45,6 +45,15 @@ Lower = Annotated[
         help="Where custom layers are placed. auto: where a measurement says that it pays. always, never.",
     ),
 ]
+Segments = Annotated[
+    str,
+    typer.Option(
+        "--segments",
+        metavar="WHEN",
+        rich_help_panel=_ENGINE,
+        help="Where custom layers' kernels run between engines. auto: where that is measured to pay. always, never.",
+    ),
+]
 Freeze = Annotated[
     list[str] | None,
     typer.Option(

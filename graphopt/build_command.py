@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ from .arguments import (
     ReportFile,
     Samples,
     Seed,
+    Segments,
     Skip,
     Strict,
     TimeLimit,
@@ -84,6 +86,7 @@ def build(
     plugin: Plugin = None,
     no_plugin: NoPlugin = None,
     lower: Lower = "auto",
+    segments: Segments = "auto",
     verify: Verify = "end",
     inputs: Inputs = None,
     samples: Samples = 3,
@@ -112,7 +115,7 @@ def build(
             raise UsageError(f"a seed of {seed} cannot be had", where="--seed", hint="choose 0 or more")
         model_path, engine = outputs_of(model, save_onnx, output, True, report)
         assert engine is not None
-        options = options_of(builder, verbose)
+        options = replace(options_of(builder, verbose), segments=segments)
         target = Target(backend, compute_capability=next(iter(options.compute_capabilities), None))
         job = Build(model, engine, context.params, words_of(context), report=report, use_cache=not no_cache)
         with progress(quiet or as_json) as show:

@@ -210,9 +210,11 @@ def pools_of(words: Iterable[str]) -> dict[str, int]:
         name, mark, size = word.replace("=", ":").partition(":")
         if not mark:
             raise UsageError(f"{word!r} names no pool", where="--mem-pool-size", hint="write POOL:SIZE: workspace:4G")
-        found[{"tactic_shared_mem": "tactic_shared_memory"}.get(_snake(name) or "", _snake(name) or "")] = parse_bytes(
-            size
-        )
+        found[
+            {"tactic_shared_mem": "tactic_shared_memory", "dla_sram": "dla_managed_sram"}.get(
+                _snake(name) or "", _snake(name) or ""
+            )
+        ] = parse_bytes(size)
     return found
 
 

@@ -41,13 +41,13 @@ from .arguments import (
     ReportFile,
     Samples,
     Seed,
+    Segments,
     Skip,
     Strict,
     TimeLimit,
     TypicalShapes,
     Verbose,
     Verify,
-    limits_of,
     target_of,
 )
 from .bisect import bisect
@@ -130,6 +130,7 @@ def optimize(
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     optimization_level: Level = None,
+    segments: Segments = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -137,7 +138,7 @@ def optimize(
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
-        from .options import dims_by_name, outputs_of, shapes_of, values_by_name
+        from .options import dims_by_name, limits_of, outputs_of, shapes_of, values_by_name
 
         profile = shapes_of(min_shapes or (), shapes or (), max_shapes or ())
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
@@ -151,6 +152,7 @@ def optimize(
         options = BuildOptions(
             optimization_level,
             compute_capabilities=(target.compute_capability,) if target.compute_capability else (),
+            segments=segments,
         )
         with progress(quiet) as show:
             result = run(

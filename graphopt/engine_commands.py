@@ -61,6 +61,15 @@ NoRaw = Annotated[
 Cpu = Annotated[
     bool, typer.Option("--onnxruntime", metavar="", help="Also time onnxruntime, on the GPU if it can, else the CPU.")
 ]
+Batches = Annotated[
+    str | None,
+    typer.Option(
+        "--batches",
+        metavar="LIST",
+        help="Also time each at these batch sizes: 1,8,32; or all: the profile's least, powers of two, its largest.",
+        show_default=False,
+    ),
+]
 Top = Annotated[int, typer.Option("--top", metavar="N", help="Lines to show.")]
 ProfileFile = Annotated[
     str | None, typer.Option("-o", "--output", metavar="FILE", help="Write the profile as JSON.", show_default=False)
@@ -75,6 +84,7 @@ def run(
     model: OfModel = None,
     outputs: Outputs = None,
     check: Check = False,
+    plugin: Plugin = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -82,10 +92,12 @@ def run(
     with failures(as_json):
         from .trials import compare_with, run_once, write_outputs
 
-        done = run_once(what, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check)
+        done = run_once(
+            what, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check, plugins=plugin or ()
+        )
         if outputs is not None:
             write_outputs(Path(outputs), done.outputs)
-        differences = compare_with(compare, done) if compare is not None else []
+        differences = compare_with(compare, done, plugin or ()) if compare is not None else []
         ok = all(one.ok for one in differences) and all(one.ok for one in done.checks)
         if as_json:
             print_json(
@@ -121,6 +133,7 @@ def bench(
     seconds: Seconds = 1.0,
     no_raw: NoRaw = False,
     onnxruntime: Cpu = False,
+    batches: Batches = None,
     plugin: Plugin = None,
     no_plugin: NoPlugin = None,
     seed: Seed = 0,
@@ -135,7 +148,7 @@ def bench(
             rows = bench_all(
                 what, folder, given=inputs, profile=_profile(min_shapes, shapes, max_shapes), seconds=seconds,
                 raw=not no_raw, onnxruntime=onnxruntime, plugins=plugin or (), no_plugins=no_plugin or (), seed=seed,
-                progress=show,
+                batches=_sizes(batches), progress=show,
             )  # fmt: skip
         if as_json:
             print_json({"schema_version": SCHEMA_VERSION, "rows": [row.to_json() for row in rows]})
@@ -210,6 +223,14 @@ def tell(found: Profile, top: int) -> None:
 def _some(names: Sequence[str], most: int = 3) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def _sizes(text: str | None) -> Sequence[int] | None:
+    if text is None or text == "all":
+        return None if text is None else ()
+    if not all(word.isdecimal() and int(word) for word in text.split(",")):
+        raise UsageError(f"--batches {text}", hint="write --batches 1,8,32 or --batches all")
+    return [int(word) for word in text.split(",")]
 
 
 def _dims(words: list[str] | None) -> Mapping[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from . import backends
 from .backends.profiles import profile
-from .backends.protocol import BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
+from .backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
 from .backends.tensorrt import FLAVORS
 from .config import Dims, Limits, Shapes, Target
 from .engines.build import build_or_load
@@ -295,7 +295,8 @@ class Job:
 
         def make() -> BuildResult:
             try:
-                return backend.build(staged.model_path, target, shapes, options, self.progress)
+                found = self._segmented(backend, staged.model_path, target, shapes, options)
+                return found or backend.build(staged.model_path, target, shapes, options, self.progress)
             except ParseError as error:
                 raise _explained(error, graph) from error
 
@@ -308,6 +309,17 @@ class Job:
         else:
             built = make()
         return Built(built, path, shapes, about(built), {"hit": hit, "key": key, "off": why})
+
+    def _segmented(
+        self, backend: Backend, model: Path, engine: Path, shapes: Shapes | None, options: BuildOptions
+    ) -> BuildResult | None:
+        """A container of engines and kernels, where custom layers are to run that the backend has no plugins for."""
+        plugins = options.segments == "auto" and self.target.backend == "tensorrt"
+        if plugins or self.target.backend == "onnxruntime":
+            return None
+        from .runtime.segments import build_segments
+
+        return build_segments(model, engine, backend, self.registry, options.segments, shapes, options, self.progress)
 
 
 class Built:
@@ -338,6 +350,7 @@ class Built:
             "profile": {name: [list(dims) for dims in shapes.of(name)] for name in names},
             "cache": self.cache,
             "log": list(found.log),
+            "segments": list(found.segments),
         }
 
 

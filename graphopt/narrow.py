@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from . import backends
 from .backends.protocol import BuildOptions
 from .config import Shapes, Target
-from .errors import PassError, UsageError
+from .errors import PassError, UsageError, VerificationError
 from .ir.save import to_proto
 from .job import Job
 from .precision.plan import LOW, Plan
@@ -75,6 +75,12 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
         job.report.warnings.append(f"after the precision stage: {error}")
     job.report.result = describe(graph)
     job.report.precision = found.to_json()
+    if request.judge and not found.judged:
+        why = "; ".join(found.notes) or "no sample ran"
+        if job.strict:
+            raise VerificationError(f"its error was not evaluated: {why}", where=f"--precision {request.precision}",
+                                    hint="leave out --strict, or bring samples with --calib")  # fmt: skip
+        job.report.warnings.append(f"the error of low precision was not evaluated: {why}")
     return found
 
 

@@ -20,6 +20,7 @@ from graphopt.numerics.tolerance import engine_tolerance, tolerance_for
 from .runtime.checks import Check, checks
 from .runtime.engine import Engine
 from .runtime.profile import Profile, profile
+from .runtime.rows import Axes, padded_sizes
 from .runtime.subject import batch_of, inputs_of, is_model
 from .runtime.timing import Timing, on_device, on_host
 
@@ -60,6 +61,7 @@ def run_once(
     shapes: Mapping[str, Dims] | None = None,
     seed: int = 0,
     check: bool = False,
+    plugins: Sequence[str] = (),
 ) -> Done:
     """A model in onnxruntime, or an engine on the GPU. Raises GraphoptError."""
     path = Path(what)
@@ -73,7 +75,7 @@ def run_once(
         done = Done("onnxruntime", feeds, dict(found), path)
         call: Callable[[Arrays], Arrays] = lambda inputs: _in_onnxruntime(path, inputs)  # noqa: E731
     else:
-        engine = Engine(path)
+        engine = Engine(path, plugins=plugins)
         source = source_of(engine, model)
         feeds = inputs_of(engine.inputs, source, given=given, shapes=shapes, seed=seed)
         done = Done(f"{engine.loaded.trt.__name__} {engine.loaded.trt.__version__}", feeds, engine(feeds), source, True)
@@ -89,7 +91,7 @@ def _in_onnxruntime(path: Path, feeds: Arrays) -> Arrays:
         return dict(runner.run(feeds))
 
 
-def compare_with(other: str, done: Done) -> list[Difference]:
+def compare_with(other: str, done: Done, plugins: Sequence[str] = ()) -> list[Difference]:
     """The outputs of a run against those of `other`: 'onnxruntime', a model or an engine. Raises GraphoptError."""
     if other == "onnxruntime":
         if done.model is None:
@@ -98,7 +100,7 @@ def compare_with(other: str, done: Done) -> list[Difference]:
     elif is_model(Path(other)):
         wanted = _in_onnxruntime(Path(other), done.inputs)
     else:
-        wanted = Engine(other)(done.inputs)
+        wanted = Engine(other, plugins=plugins)(done.inputs)
         done.on_gpu = True
     if missing := [name for name in wanted if name not in done.outputs]:
         raise GraphoptError(f"output {missing[0]!r} is in {other} only")
@@ -136,6 +138,7 @@ class Row:
         best = self.device or self.host
         return {
             "name": self.name,
+            "batch": self.batch,
             "device_ms": self.device.to_json() if self.device else None,
             "call_ms": self.host.to_json() if self.host else None,
             "per_second": round(1e3 * self.batch / best.median, 2) if best else None,
@@ -170,9 +173,12 @@ def bench_all(
     plugins: Sequence[str] = (),
     no_plugins: Sequence[str] = (),
     seed: int = 0,
+    batches: Sequence[int] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Row]:
     """Time every engine, and of every model the engine of it as it is (if raw) and of the optimized one.
+
+    batches: also at these numbers of rows; () for the profile's least, powers of two, and largest.
 
     Differences are to onnxruntime where a model is known. Raises GraphoptError; what fails alone is a row that says so.
     """
@@ -189,7 +195,7 @@ def bench_all(
             if isinstance(engine_path, str):
                 rows.append(Row(name, failed=engine_path))
                 continue
-            engine = Engine(engine_path)
+            engine = Engine(engine_path, plugins=plugins)
             model = model or source_of(engine, None)
             if feeds is None:
                 typical = (
@@ -198,6 +204,8 @@ def bench_all(
                 feeds = inputs_of(engine.inputs, model, given=given, shapes=typical, seed=seed)
                 want = _in_onnxruntime(model, feeds) if model is not None else None
             rows.append(_timed(name, engine, feeds, want, seconds))
+            if batches is not None:
+                rows += _by_batch(name, engine, feeds, batches, seconds)
             del engine
         if onnxruntime and model is not None and feeds is not None:
             rows.append(_onnxruntime_row(model, feeds, seconds))
@@ -249,6 +257,22 @@ def _timed(name: str, engine: Engine, feeds: Arrays, want: Arrays | None, second
     return row
 
 
+def _by_batch(of: str, engine: Engine, feeds: Arrays, sizes: Sequence[int], seconds: float) -> list[Row]:
+    """A line for each number of rows; of none is said, the profile's least, powers of two and largest."""
+    try:
+        axes = Axes(engine, 0, {}, None)
+    except UsageError as error:
+        return [Row(f"{of}, by batch", failed=error.what)]
+    rows = []
+    for size in sizes or padded_sizes(axes.least, axes.most or 2 * axes.batch):
+        name = f"{of}, {size} rows"
+        try:
+            rows.append(_timed(name, engine, axes.of_size(feeds, size), None, seconds))
+        except UsageError as error:
+            rows.append(Row(name, failed=error.what))
+    return rows
+
+
 def _onnxruntime_row(model: Path, feeds: Arrays, seconds: float) -> Row:
     import onnxruntime as ort
 
@@ -275,7 +299,7 @@ def profile_one(
     model = path if is_model(path) else None
     if model is not None:
         path = Path(_built(model, folder, 0, profile_shapes, False, plugins, no_plugins, progress)[0][1])
-    engine = Engine(path)
+    engine = Engine(path, plugins=plugins)
     model = model or source_of(engine, None)
     typical = (
         {name: profile_shapes.of(name)[1] for name in {*profile_shapes.min, *profile_shapes.opt, *profile_shapes.max}}

@@ -68,6 +68,8 @@ class BuildOptions:
     tf32: bool = True
     profiling_verbosity: str = "detailed"
     """What the engine tells of its layers: 'detailed', 'layer_names_only' or 'none'."""
+    segments: str = "auto"
+    """Whether calls of custom layers run as their kernels between engines: 'auto', 'always' or 'never'."""
     profiles: tuple[Shapes, ...] = ()
     """Further optimization profiles, after the one that the build's shapes make."""
     timing_cache: str = ""

@@ -115,6 +115,8 @@ class BuildResult:
     network: NetworkInfo
     log: tuple[str, ...] = field(default=(), repr=False)
     """The last lines that the backend logged: warnings and errors, and what its native code printed."""
+    segments: tuple[Mapping[str, Any], ...] = ()
+    """Of a container of engines and kernels: its parts, in order."""
 
 
 class Backend(Protocol):

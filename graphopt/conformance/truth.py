@@ -91,12 +91,14 @@ def evaluate(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]) 
 
 def refer(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
     """Run in onnx's reference: operator by operator, each result rounded to its dtype."""
+    from onnx.inliner import inline_local_functions
     from onnx.reference import ReferenceEvaluator
 
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing
-            return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, dict(feeds))]
+            inlined = inline_local_functions(model)  # the reference does not resolve strings that a call passes on
+            return [np.asarray(array) for array in ReferenceEvaluator(inlined).run(None, dict(feeds))]
     except Exception as error:
         raise GraphoptError(f"onnx's reference cannot run it: {type(error).__name__}: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from graphopt.backends.protocol import BuildResult, NetworkInfo
 
 from .store import Store
 
+_FIELDS = {one.name for one in fields(BuildResult)}
 Progress = Callable[[str, int, int], None]
 
 
@@ -33,12 +34,13 @@ def build_or_load(
 
 
 def _result(entry: dict[str, Any], path: Path) -> BuildResult:
-    built = entry["built"]
+    built = {name: value for name, value in entry["built"].items() if name in _FIELDS}
     return BuildResult(
         **{
             **built,
             "engine_path": path,
             "network": NetworkInfo.from_json(built["network"]),
             "log": tuple(built["log"]),
+            "segments": tuple(built["segments"]),
         }
     )

@@ -32,6 +32,9 @@ _DATA_ELEMENTS = 256
 
 RAISED = 13
 """Where models go that are too old for the target: enough for rewrites, and still near."""
+_LATE = frozenset("QLinearConv QLinearMatMul ConvInteger MatMulInteger".split())
+"""Operators that are spelled with others which come at opset 11."""
+_SPREAD = frozenset("Add Sub Mul Div Pow And Or Xor Greater Less Equal Gemm".split())
 _NEUTRAL = {"Reshape": ("allowzero",), "Shape": ("start", "end"), "Cast": ("saturate",)}
 """Attributes that newer schemas have, and whose absence means what the older ones do anyway."""
 _WORDS = {"float32": "float", "float64": "double"}
@@ -56,15 +59,19 @@ def convert_opset(graph: gs.Graph, opset: int) -> dict[str, int]:
         for node in scope.nodes:
             _share_dtype(node, int(graph.opset))
     edit = Editor(graph)
+    if graph.opset < 7 <= opset:
+        _spread_slopes(graph, edit)
+        _spread_operands(graph, edit)
     changed: Counter[str] = Counter()
     known: dict[Any, list[onnx.NodeProto]] = {}
     for scope in scopes(graph, functions=False):
         for node in list(scope.nodes):
-            if _same_meaning(node, graph.opset, opset):
+            before = max(int(graph.opset), 7) if opset >= 7 and node.op in _SPREAD else int(graph.opset)
+            if _same_meaning(node, before, opset):
                 continue
             if any(True for _ in subgraphs(node)):
                 raise _refused(node, opset, "its bodies are fed in another way there")
-            _respell(node, graph.opset, opset, edit, known)
+            _respell(node, before, opset, edit, known)
             changed[node.op] += 1
     for function in graph.functions:
         _check_function(function, opset)
@@ -81,6 +88,8 @@ def raise_opset(graph: gs.Graph, least: int, to: int) -> dict[str, Any] | None:
     """
     imports = {entry.domain for entry in graph.import_domains or ()}
     before = int(graph.opset)
+    if any(node.op in _LATE for scope in scopes(graph) for node in scope.nodes):
+        least = max(least, 11)
     if before >= least and (not imports or imports & {"", "ai.onnx"}):
         return None
     if imports and not imports & {"", "ai.onnx"}:
@@ -89,6 +98,50 @@ def raise_opset(graph: gs.Graph, least: int, to: int) -> dict[str, Any] | None:
             scope.opset = to
         return {"before": 0, "after": to, "respelled": {}}
     return {"before": before, "after": to, "respelled": convert_opset(graph, to)}
+
+
+def _spread_operands(graph: gs.Graph, edit: Editor) -> None:
+    """Operands below opset 7 are broadcast where `broadcast` says so, from `axis` on; later always, and from the end.
+
+    The converter does so only for static shapes.
+    """
+    for scope in scopes(graph, functions=False):
+        for node in list(scope.nodes):
+            if node.op not in _SPREAD or not _is_standard(node):
+                continue
+            axis = node.attrs.pop("axis", None)
+            node.attrs.pop("broadcast", None)
+            if axis is None or node.op == "Gemm":
+                continue
+            left, right = (shapes.of(tensor) for tensor in node.inputs)
+            if left is None or right is None:
+                raise _refused(node, 7, "the rank of an operand is not known")
+            ones = len(left) - (int(axis) % len(left)) - len(right)
+            if ones > 0:
+                target = edit.constant(np.array([0] * len(right) + [1] * ones, np.int64), "operand_shape")
+                spread = edit.insert("Reshape", [node.inputs[1], target], at=node).outputs[0]
+                spread.dtype, spread.shape = dtypes.of(node.inputs[1]), (*right, *[1] * ones)
+                node.inputs[1] = spread
+            edit.edited(node)
+
+
+def _spread_slopes(graph: gs.Graph, edit: Editor) -> None:
+    """PRelu of a vector: a slope a channel below opset 7, and broadcast along the last axis from there on."""
+    for scope in scopes(graph, functions=False):
+        for node in list(scope.nodes):
+            if node.op != "PRelu" or not _is_standard(node):
+                continue
+            x, slope = (shapes.of(tensor) for tensor in node.inputs)
+            if slope is None or slope == (1,) or len(slope) != 1:
+                continue
+            if x is None:
+                raise _refused(node, 7, "the rank of its input is not known")
+            if len(x) > 2:
+                target = edit.constant(np.array([-1, *[1] * (len(x) - 2)], np.int64), "slope_shape")
+                spread = edit.insert("Reshape", [node.inputs[1], target], at=node).outputs[0]
+                spread.dtype, spread.shape = dtypes.of(node.inputs[1]), (*slope, *[1] * (len(x) - 2))
+                node.inputs[1] = spread
+                edit.edited(node)
 
 
 def _is_standard(node: gs.Node) -> bool:

@@ -72,6 +72,8 @@ def promote_interface(graph: gs.Graph, target: Target) -> dict[str, str]:
         tensor.name = f"{tensor.name}_{name}"
         graph.inputs[number] = port
         cast = new_node("Cast", [port], [tensor], {"to": dtypes.to_onnx(narrow)}, name=f"{tensor.name}_pack")
+        if name == "float8e8m0":  # to which nothing rounds
+            mark(cast)
         graph.nodes.insert(0, cast)
         told[port.name] = f"{name} as {CARRIER[name]}"
     for number, tensor in enumerate(list(graph.outputs)):

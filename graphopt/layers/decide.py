@@ -19,13 +19,14 @@ class Decision:
     """The answer for one run.
 
     always: wherever a pattern stands. never: nowhere. auto: where TensorRT cannot do the job without (the layer is not
-    portable, and the target runs plugins), or where a measurement on the GPU at hand says that the kernel is faster at
+    portable, and the target runs kernels), or where a measurement on the GPU at hand says that the kernel is faster at
     about this size.
     """
 
     def __init__(self, mode: str, target: Target) -> None:
         self.mode = mode
-        self.plugins = target.backend == "tensorrt"
+        self.kernels = target.backend in ("tensorrt", "tensorrt_rtx")
+        """Whether kernels can run there: as plugins, or between engines."""
         self.store: Store | None = None
         if mode == "auto":
             known = stores()
@@ -36,13 +37,13 @@ class Decision:
         """Whether a call of the layer could be worth it anywhere: if not, nothing is searched."""
         if self.mode != "auto":
             return self.mode == "always"
-        if not layer.portable and self.plugins:
+        if not layer.portable and self.kernels:
             return True
         return self.store is not None and any(one.layer == layer.name and one.wins for one in self.store.read())
 
     def pays(self, layer: Layer, tensors: Sequence[Tensor]) -> str | None:
         """None if this call is worth it, or why it is not."""
-        if self.mode == "always" or (not layer.portable and self.plugins):
+        if self.mode == "always" or (not layer.portable and self.kernels):
             return None
         if self.store is None:
             return "nothing was measured on this GPU: graphopt bench-layer does it"

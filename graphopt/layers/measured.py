@@ -73,19 +73,30 @@ class Store:
                 json.dump(body, file, indent=1)
             os.replace(temporary, self.path)
 
-    def judge(self, layer: str, dtype: str, nbytes: int) -> str | None:
-        """None if the nearest measurement says that the kernel wins, else why the layer is not placed."""
+    def nearest(self, layer: str, dtype: str, nbytes: int) -> Measurement | None:
+        """The measurement that speaks for this size, if there is one."""
         near = [
             one
             for one in self.read()
             if one.layer == layer and one.dtype == dtype and nbytes / NEAR <= one.nbytes <= nbytes * NEAR
         ]
-        if not near:
+        return min(
+            near,
+            key=lambda one: max(one.nbytes, 1) / max(nbytes, 1) + max(nbytes, 1) / max(one.nbytes, 1),
+            default=None,
+        )
+
+    def judge(self, layer: str, dtype: str, nbytes: int, cost_ms: float = 0.0) -> str | None:
+        """None if the nearest measurement says that the kernel wins by more than cost_ms; else why it is not placed."""
+        best = self.nearest(layer, dtype, nbytes)
+        if best is None:
             return f"not measured on {self.gpu} in {dtype} near {nbytes} bytes: graphopt bench-layer measures it"
-        best = min(near, key=lambda one: max(one.nbytes, 1) / max(nbytes, 1) + max(nbytes, 1) / max(one.nbytes, 1))
-        if best.wins:
+        if best.kernel_ms + cost_ms < best.engine_ms:
             return None
-        return f"the engine's own is faster: {best.engine_ms:.4f} ms against {best.kernel_ms:.4f} ms on {self.gpu}"
+        extra = f" and {cost_ms} ms for leaving the engine" if cost_ms else ""
+        return (
+            f"the engine's own is faster: {best.engine_ms:.4f} ms against {best.kernel_ms:.4f} ms{extra} on {self.gpu}"
+        )
 
 
 def _measurement(entry: dict[str, Any]) -> Measurement:

@@ -26,8 +26,9 @@ PASSES = _MASKS | frozenset(
     "Cast".split()
 )
 LEAST = {"float16": 5.9604645e-08}
-_SHIFTS = frozenset("Add Sub Max Min Clip Where".split())
-"""Where a constant that vanishes may become the least positive number: what it keeps from zero stays away from it."""
+_FACTORS = frozenset("Mul Div Pow Log Sqrt Reciprocal".split())
+"""Where a constant that vanishes changes all of the result. Added, it becomes the least positive number instead of
+zero, so that what it keeps away from zero stays away."""
 _BOUNDS = frozenset({"Clip", "Min", "Max"})
 
 
@@ -122,8 +123,8 @@ def trouble(node: gs.Node, slot: int, constant: gs.Constant, dtype: Any) -> str:
     if found.beyond and node.op not in _BOUNDS and not (node.op in _MASKS and ends_in_softmax(node)):
         return f"constant {constant.name!r} has {found.beyond:.3g}, beyond {dtypes.name(dtype)}"
     size = int(np.prod(constant._values.shape, dtype=np.int64))
-    if size > FEW or node.op in _SHIFTS:
-        return ""  # a few tiny weights among many: what that costs is measured
+    if size > FEW or node.op not in _FACTORS:
+        return ""  # a tiny weight among others, or one that is added: what that costs is measured
     if found.vanished:
         return f"constant {constant.name!r} becomes zero in {dtypes.name(dtype)}"
     if found.relative > 2e-2:

@@ -72,6 +72,12 @@ class Plan:
             found[name] = found.get(name, 0) + 1
         return found
 
+    @property
+    def share_low(self) -> float:
+        """The share of tensors that are quantized or not computed in float32."""
+        low = sum(bool(entry.quantized) or entry.dtype != "float32" for entry in self.tensors.values())
+        return low / max(len(self.tensors), 1)
+
     def to_text(self) -> str:
         """One JSON object, a tensor a line."""
         head = {"graphopt_precision_plan": VERSION, "precision": self.precision, "io": self.io, "notes": self.notes,

@@ -37,6 +37,8 @@ from .unquantize import Source, is_quantized, unquantize
 from .write import Written, write_plan
 
 _ROUNDS = 6
+_HELPS = 0.8
+"""What repair must bring the error down to, of what it was, where it does not reach the budget."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -92,24 +94,26 @@ class Precision:
     writes: Written = field(default_factory=Written)
     samples: int = 0
     judged: bool = False
+    trials: list[tuple[float, float]] = field(default_factory=list)
+    """(share of tensors that are low, error) of every plan that was tried, in order."""
     sparse: dict[str, int] = field(default_factory=dict)
     """How many weights of large products are 2:4 sparse: sparse, of, bytes."""
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As the report prints it."""
-        low = [n for n, e in self.plan.tensors.items() if e.quantized or e.dtype != "float32"]
-        kept = {n: e.why for n, e in self.plan.tensors.items() if not e.quantized and e.dtype == "float32" and e.why}
+        kept = {n: e.why for n, e in self.plan.tensors.items() if e.why and not e.quantized}
         return {
             "precision": self.plan.precision,
             "tensors": self.plan.counts(),
-            "share_low": round(len(low) / max(len(self.plan.tensors), 1), 4),
+            "share_low": round(self.plan.share_low, 4),
             "casts": self.writes.casts,
             "quantize_nodes": self.writes.quantize_nodes,
             "error": {name: _finite(value) for name, value in self.error.items()},
             "metric": self.metric,
             "max_error": self.budget,
             "judged": self.judged,
+            "trials": [{"share_low": round(share, 4), "error": _finite(error)} for share, error in self.trials],
             "sparse": self.sparse,
             "samples": self.samples,
             "kept": dict(list(kept.items())[:200]),
@@ -184,6 +188,8 @@ def lower(
             outcome = _judge(trials, found.plan, found)
         else:
             outcome = _Decision(graph, request, target, layers, feeds, runner, trials, found, tell, source.ranges).run()
+    if trials is not None:
+        found.trials = trials.tried
     if outcome is not None:
         found.error, found.judged = outcome.error, True
         if not outcome.worst <= budget:
@@ -263,7 +269,8 @@ class _Decision:
         """The float plan, with what breaks the budget kept high, as far as it can be found."""
         found, trials = self.found, self.trials
         found.plan = floats.plan()
-        outcome = _judge(trials, found.plan, found)
+        first = outcome = _judge(trials, found.plan, found)
+        fewest = found.plan
         tensors = {t.name: t for node in self.graph.nodes for t in node.outputs if t.name}
         for number in range(_ROUNDS):
             if trials is None or outcome is None or outcome.worst <= found.budget:
@@ -277,8 +284,12 @@ class _Decision:
             plan = floats.plan()
             if plan.tensors == found.plan.tensors:
                 break
-            found.plan = plan
-            outcome = _judge(trials, plan, found)
+            after = _judge(trials, plan, found)
+            if after is None:
+                break
+            found.plan, outcome = plan, after
+        if outcome is not None and first is not None and outcome.worst > max(_HELPS * first.worst, found.budget):
+            found.plan, outcome = fewest, first  # more casts for nothing
         return outcome
 
     def _quantized(self) -> Sequence[str]:

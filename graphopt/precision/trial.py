@@ -69,6 +69,8 @@ class Trials:
         runner.open(self.base)
         self.expected: list[Mapping[str, Value]] = [runner.run(feeds) for feeds in samples]
         runner.close()
+        self.tried: list[tuple[float, float]] = []
+        """(share of tensors that are low, error) of every plan that was run."""
         self.memory = Memory(self.base, samples)
 
     def remembered(self, plan: Plan) -> Outcome:
@@ -111,6 +113,7 @@ class Trials:
                         error = error_of(self.measure, want, actual[name])
                         found.error[name] = max(found.error.get(name, 0.0), error)
             self.runner.close()
+        self.tried.append((plan.share_low, found.worst))
         return found
 
     def culprits(self, plan: Plan, worst: int = 0) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from graphopt.backends.protocol import NetworkInfo
 from graphopt.rewrite.worklist import Fired
 
 from . import units
+from .precision import kept_reasons, precision_head
 from .result import Report
 from .style import CSS
 from .text import build_line, layers_note, operator_rows, profile_lines, verdict, warnings
@@ -27,6 +28,7 @@ def page(report: Report, source: str) -> str:
         _cards(report),
         *(_note(text) for text in warnings(report)),
         _verification(report),
+        _precision(report),
         _engine(report),
         _refused(report),
         _operators(report),
@@ -103,6 +105,23 @@ def _verification(report: Report) -> str:
     notes = "".join(_remark(note) for note in check.notes)
     mood = "good" if check.passed else "bad"
     return _section("Verification", f"<p class={mood}>{escape(verdict(check))}</p>{table}{notes}")
+
+
+def _precision(report: Report) -> str:
+    """What was kept high and why, and error against share of low precision, of every plan that was tried."""
+    found = report.precision
+    if found is None:
+        return ""
+    worst = max(found["error"].values(), key=lambda error: error or 0.0, default=None)
+    said = f"off by {units.error(worst or 0.0)} ({found['metric']}), {units.error(found['max_error'])} allowed"
+    head = (
+        f"<p>{escape(precision_head(found))} {escape(said) if found['judged'] else 'Its error was not evaluated.'}</p>"
+    )
+    kept = [(why, ", ".join(names[:6])) for why, names in kept_reasons(found).items()]
+    tried = sorted((one["share_low"], one["error"]) for one in found["trials"] if one["error"] is not None)
+    curve = [(f"{share:.1%}", units.error(error)) for share, error in tried] if len(tried) > 1 else []
+    body = (_table(("kept back because", "tensors"), kept) if kept else "") + "".join(map(_note, found["notes"]))
+    return _section("Precision", head + body + (_table(("low", "error"), curve) if curve else ""))
 
 
 def _engine(report: Report) -> str:

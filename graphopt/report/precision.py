@@ -15,16 +15,28 @@ from . import units
 _MOST_KEPT = 12
 
 
-def precision_section(found: Mapping[str, Any] | None) -> RenderableType | None:
-    """Tensors by dtype, casts, error against what is allowed, what was kept high and why."""
-    if found is None:
-        return None
+def kept_reasons(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Why -> the tensors that are computed higher than was asked for because of it."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in found["kept"].items():
+        reasons.setdefault(why, []).append(name)
+    return reasons
+
+
+def precision_head(found: Mapping[str, Any]) -> str:
+    """'Precision fp16: 88 float16, 2 float32; 2 casts.'"""
     counts = ", ".join(f"{count:,} {dtype}" for dtype, count in sorted(found["tensors"].items()))
     head = f"Precision {found['precision']}: {counts}; {units.several(found['casts'], 'cast')}"
     if found["quantize_nodes"]:
         head += f", {units.several(found['quantize_nodes'], 'Q/DQ node')}"
-    head += "."
-    parts: list[RenderableType] = [Text(head)]
+    return head + "."
+
+
+def precision_section(found: Mapping[str, Any] | None) -> RenderableType | None:
+    """Tensors by dtype, casts, error against what is allowed, what was kept high and why."""
+    if found is None:
+        return None
+    parts: list[RenderableType] = [Text(precision_head(found))]
     if found["judged"]:
         worst = max(found["error"].values(), key=lambda value: value or 0.0, default=0.0)
         text = f"Rounded after every operator, it is off by {units.error(worst or 0.0)} ({found['metric']})"
@@ -35,12 +47,10 @@ def precision_section(found: Mapping[str, Any] | None) -> RenderableType | None:
     if sparse.get("sparse"):
         text = f"{sparse['sparse']} of {sparse['of']} weights of large products are 2:4 sparse"
         parts.append(Text(f"{text} ({units.size(sparse['bytes'])})."))
-    reasons: dict[str, list[str]] = {}
-    for name, why in found["kept"].items():
-        reasons.setdefault(why, []).append(name)
+    reasons = kept_reasons(found)
     if reasons:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
-        table.add_column("kept in float32 because")
+        table.add_column("kept back because")
         table.add_column("tensors", overflow="fold")
         for why, names in list(reasons.items())[:_MOST_KEPT]:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

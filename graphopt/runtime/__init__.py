@@ -1,1 +1,1 @@
-"""Runs engines: buffers, CUDA graphs, time, profile. CuPy and TensorRT are loaded when an engine is opened."""
+"""Runs engines: buffers, CUDA graphs, batches, segments, time, profile. CuPy and TensorRT are loaded on opening one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -39,21 +40,24 @@ class Arena:
         return self.memory
 
 
-class Bound:
-    """The engine at these shapes."""
+class Context:
+    """An execution context at fixed shapes; its scratch memory comes from the caller.
+
+    loose: at the largest of many shapes; `reshape` tells the others.
+    """
 
     def __init__(
         self,
         loaded: Loaded,
-        arena: Arena,
         stream: Any,
         profile: int,
         shapes: Mapping[str, Dims],
         host: Mapping[str, np.ndarray[Any, Any]],
+        *,
+        loose: bool = False,
     ) -> None:
-        self._loaded, self._arena, self._stream = loaded, arena, stream
-        self.profile = profile
-        self.context = loaded.context()
+        self._loaded, self._stream = loaded, stream
+        self.context = loaded.context(loose=loose)
         self._host = {name: np.array(array) for name, array in host.items()}
         if profile and not self.context.set_optimization_profile_async(profile, stream.ptr):
             raise BackendError(f"profile {profile} cannot be used: {loaded.said()}")
@@ -64,35 +68,90 @@ class Bound:
                 raise UsageError(f"input {name!r} cannot be {list(shape)}: {loaded.said()}")
         if missing := self.context.infer_shapes():
             raise BackendError(f"the shapes of {', '.join(missing)} are not known: {loaded.said()}")
-        size = int(self.context.update_device_memory_size_for_shapes())
-        self._scratch = arena.reserve(size)
-        self._size = size
-        self._allocators: dict[str, Any] = {}
+        if loose:
+            self.scratch_bytes = int(loaded.engine.get_device_memory_size_for_profile_v2(profile))
+        else:
+            self.scratch_bytes = int(self.context.update_device_memory_size_for_shapes())
+        self.shapes: dict[str, Dims] = {}
+        """Of each input and output that does not depend on data."""
+        self.dependent: list[str] = []
+        for name, port in loaded.ports.items():
+            if name not in self._host:
+                shape = tuple(int(dim) for dim in self.context.get_tensor_shape(name))
+                if not port.is_input and is_open(shape):
+                    self.dependent.append(name)
+                else:
+                    self.shapes[name] = shape
+        self._addresses: tuple[int, ...] = ()
+        self._scratch: Any = None
+
+    def reshape(self, shapes: Mapping[str, Dims]) -> dict[str, Dims]:
+        """Run at these shapes of the inputs from now on (a loose context); the shapes of all. Raises BackendError."""
+        for name, shape in shapes.items():
+            if not self.context.set_input_shape(name, shape):
+                raise BackendError(f"{name!r} cannot be {list(shape)}: {self._loaded.said()}")
+        if missing := self.context.infer_shapes():
+            raise BackendError(f"the shapes of {', '.join(missing)} are not known: {self._loaded.said()}")
+        return {name: tuple(int(dim) for dim in self.context.get_tensor_shape(name)) for name in self.shapes}
+
+    def attach(self, memory: Any) -> None:
+        """Use this memory, of at least scratch_bytes, while it runs."""
+        self._scratch = memory
+        if hasattr(self.context, "set_device_memory"):
+            self.context.set_device_memory(int(memory.ptr), self.scratch_bytes)
+        else:
+            self.context.device_memory = int(memory.ptr)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether TensorRT lets it be captured."""
+        ready = getattr(self.context, "is_stream_capturable", None)
+        return ready is None or bool(ready(self._stream.ptr))
+
+    def enqueue(self, addresses: tuple[int, ...]) -> None:
+        """Queue a launch; addresses in the order of `shapes`. Raises BackendError."""
+        if addresses != self._addresses:
+            for name, address in zip(self.shapes, addresses, strict=True):
+                self.context.set_tensor_address(name, address)
+            self._addresses = addresses
+        if not self.context.execute_async_v3(self._stream.ptr):
+            raise BackendError(f"the engine could not be run: {self._loaded.said()}", where=str(self._loaded.path))
+
+
+class Launches(ABC):
+    """Work at fixed shapes on one stream, with buffers of its own for inputs and outputs, and a CUDA graph for each of
+    the last few sets of addresses."""
+
+    context: Any
+    """TensorRT's, where there is just one."""
+
+    def __init__(self, cupy: Any, stream: Any) -> None:
+        self._cupy, self._stream = cupy, stream
         self.shapes: dict[str, Dims] = {}
         self.buffers: dict[str, Any] = {}
         """Device memory of each input and output that does not depend on data."""
-        for name, port in loaded.ports.items():
-            if name in self._host:
-                continue
-            shape = tuple(int(dim) for dim in self.context.get_tensor_shape(name))
-            if not port.is_input and is_open(shape):
-                self._allocators[name] = _allocator(loaded, stream)
-                self.context.set_output_allocator(name, self._allocators[name])
-                continue
-            self.shapes[name] = shape
-            self.buffers[name] = loaded.cupy.cuda.alloc(max(port.nbytes(shape), 1))
+        self.order: tuple[str, ...] = ()
+        self.own: tuple[int, ...] = ()
+        self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._capturable = True
+
+    def _buffers(self, ports: Mapping[str, Port], shapes: Mapping[str, Dims]) -> None:
+        self.shapes = dict(shapes)
+        for name, shape in shapes.items():
+            size = max(ports[name].nbytes(shape), 1)
+            self.buffers[name] = self._cupy.cuda.alloc(size)
+            # the first launch comes before the first data: what memory holds may be no index, no size
+            self._cupy.cuda.runtime.memsetAsync(self.buffers[name].ptr, 0, size, self._stream.ptr)
         self.order = tuple(self.buffers)
         self.own = tuple(int(self.buffers[name].ptr) for name in self.order)
-        self._addresses: tuple[int, ...] = ()
-        self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
-        self._capturable = not self._allocators
-        self._attach()
 
-    def _attach(self) -> None:
-        if hasattr(self.context, "set_device_memory"):
-            self.context.set_device_memory(int(self._scratch.ptr), self._size)
-        else:
-            self.context.device_memory = int(self._scratch.ptr)
+    @abstractmethod
+    def enqueue(self, addresses: tuple[int, ...]) -> None:
+        """Queue a launch, node by node; addresses in the order of `order`. Raises BackendError."""
+
+    @abstractmethod
+    def _may_be_captured(self) -> bool:
+        """Whether a launch can be captured, asked after one."""
 
     @property
     def capturable(self) -> bool:
@@ -102,15 +161,6 @@ class Bound:
     def is_captured(self, addresses: tuple[int, ...]) -> bool:
         """Whether a launch at these addresses is one call into the driver."""
         return addresses in self._graphs
-
-    def enqueue(self, addresses: tuple[int, ...]) -> None:
-        """Queue a launch, node by node. Raises BackendError."""
-        if addresses != self._addresses:
-            for name, address in zip(self.order, addresses, strict=True):
-                self.context.set_tensor_address(name, address)
-            self._addresses = addresses
-        if not self.context.execute_async_v3(self._stream.ptr):
-            raise BackendError(f"the engine could not be run: {self._loaded.said()}", where=str(self._loaded.path))
 
     def launch(self, addresses: tuple[int, ...], *, capture: bool = True) -> None:
         """Queue a launch, as a CUDA graph where it can be one."""
@@ -132,8 +182,7 @@ class Bound:
     def _capture(self, addresses: tuple[int, ...]) -> Any:
         self.enqueue(addresses)  # the first launch may allocate and compile, which no graph can hold
         self._stream.synchronize()
-        ready = getattr(self.context, "is_stream_capturable", None)
-        if ready is not None and not ready(self._stream.ptr):
+        if not self._may_be_captured():
             self._capturable = False
             return None
         self._stream.begin_capture()
@@ -142,7 +191,7 @@ class Bound:
         finally:
             try:
                 graph = self._stream.end_capture()
-            except self._loaded.cupy.cuda.runtime.CUDARuntimeError:
+            except self._cupy.cuda.runtime.CUDARuntimeError:
                 graph = None
         if graph is None:
             self._capturable = False
@@ -151,6 +200,40 @@ class Bound:
         while len(self._graphs) > GRAPHS:
             self._graphs.popitem(last=False)
         return graph
+
+    def results(self) -> dict[str, tuple[Dims, int]]:
+        """(shape, address) of each output whose size depended on data, after a launch has ended."""
+        return {}
+
+
+class Bound(Launches):
+    """The engine at these shapes."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        arena: Arena,
+        stream: Any,
+        profile: int,
+        shapes: Mapping[str, Dims],
+        host: Mapping[str, np.ndarray[Any, Any]],
+    ) -> None:
+        super().__init__(loaded.cupy, stream)
+        self._run = Context(loaded, stream, profile, shapes, host)
+        self._run.attach(arena.reserve(self._run.scratch_bytes))
+        self.context = self._run.context
+        self._allocators = {name: _allocator(loaded, stream) for name in self._run.dependent}
+        for name, allocator in self._allocators.items():
+            self.context.set_output_allocator(name, allocator)
+        self._buffers(loaded.ports, self._run.shapes)
+        self._capturable = not self._allocators
+
+    def enqueue(self, addresses: tuple[int, ...]) -> None:
+        """Queue a launch, node by node. Raises BackendError."""
+        self._run.enqueue(addresses)
+
+    def _may_be_captured(self) -> bool:
+        return self._run.capturable
 
     def results(self) -> dict[str, tuple[Dims, int]]:
         """(shape, address) of each output whose size depended on data, after a launch has ended."""

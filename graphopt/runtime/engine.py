@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from graphopt.config import Dims
 from graphopt.errors import BackendError, UsageError
 
 from .arrays import Given, empty, given
-from .bound import Arena, Bound
+from .bound import Arena, Bound, Launches
+from .container import is_container
 from .loaded import Loaded
 from .ports import Port, choose_profile
+from .segmented import Segments, SegmentsBound
 
 KEPT = 8
 """Sets of shapes whose contexts stay in memory."""
@@ -31,15 +34,23 @@ class Engine:
     an execution context and a CUDA graph, of which the last few are kept. One call at a time: `fork` gives a second
     runner that may run beside this one.
 
+    plugins: where the custom layers of a segmented engine come from, if no installed package brings them.
+
     Raises:
         UsageError: no such file.
         BackendError: no GPU, no CuPy or TensorRT, or an engine of another version.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, cuda_graphs: bool = True) -> None:
-        self._open(Loaded(path), cuda_graphs)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cuda_graphs: bool = True,
+        plugins: Sequence[str | ModuleType] = (),
+    ) -> None:
+        self._open(Segments(path, plugins) if is_container(path) else Loaded(path), cuda_graphs)
 
-    def _open(self, loaded: Loaded, cuda_graphs: bool) -> None:
+    def _open(self, loaded: Loaded | Segments, cuda_graphs: bool) -> None:
         self.loaded = loaded
         self._graphs = cuda_graphs
         cupy = loaded.cupy
@@ -47,7 +58,9 @@ class Engine:
         """What this engine runs on."""
         self.arena = Arena(cupy)
         self._done = cupy.cuda.Event(disable_timing=True)
-        self._bounds: OrderedDict[Any, Bound] = OrderedDict()
+        self._staged = cupy.cuda.Event(disable_timing=True)
+        """After the last copy from pinned memory: what it holds may then be overwritten."""
+        self._bounds: OrderedDict[Any, Launches] = OrderedDict()
         self._pinned: dict[tuple[int, str], Any] = {}
         self._seen: OrderedDict[Any, None] = OrderedDict()
         self._lock = threading.Lock()
@@ -126,7 +139,7 @@ class Engine:
             raise UsageError(f"input {missing[0]!r} is missing", hint=_named(wanted))
         return {name: given(port, values[name]) for name, port in wanted.items()}
 
-    def _bound(self, found: Mapping[str, Given], *, fresh: bool = False) -> Bound:
+    def _bound(self, found: Mapping[str, Given], *, fresh: bool = False) -> Launches:
         ports = self.inputs
         host = {name: _host(found[name]) for name, port in ports.items() if port.is_host}
         shapes: dict[str, Dims] = {name: one.shape for name, one in found.items()}
@@ -134,7 +147,9 @@ class Engine:
         bound = None if fresh else self._bounds.get(key)
         if bound is None:
             profile = choose_profile(list(ports.values()), shapes)
-            bound = Bound(self.loaded, self.arena, self.stream, profile, shapes, host)
+            place = self.arena, self.stream, profile, shapes, host
+            loaded = self.loaded
+            bound = SegmentsBound(loaded, *place) if isinstance(loaded, Segments) else Bound(loaded, *place)
             if fresh:
                 return bound
             if self._graphs:
@@ -154,7 +169,7 @@ class Engine:
                 self._done.record(_external(self.loaded.cupy, stream))
                 self.stream.wait_event(self._done)
 
-    def _bring(self, bound: Bound, found: Mapping[str, Given]) -> tuple[int, ...]:
+    def _bring(self, bound: Launches, found: Mapping[str, Given]) -> tuple[int, ...]:
         """Copy inputs to where the launch reads them; the addresses of that launch.
 
         Arrays on the GPU are read in place from the second time on that they come: then a graph for them pays.
@@ -172,6 +187,7 @@ class Engine:
             if known:
                 places.update(direct)
         runtime = self.loaded.cupy.cuda.runtime
+        self._staged.synchronize()
         for name, one in found.items():
             if name not in places or places[name] == one.address:
                 continue
@@ -182,9 +198,11 @@ class Engine:
                 staged = self._staging(bound, name, size)
                 staged[...] = one.owner.reshape(-1).view(np.uint8)
                 runtime.memcpyAsync(places[name], staged.ctypes.data, size, 1, self.stream.ptr)
+        if len(direct) < len(found):
+            self._staged.record(self.stream)
         return tuple(places.values())
 
-    def _staging(self, bound: Bound, name: str, size: int) -> np.ndarray[Any, Any]:
+    def _staging(self, bound: Launches, name: str, size: int) -> np.ndarray[Any, Any]:
         """Pinned memory: only from there do copies run beside other work."""
         key = (id(bound), name)
         if key not in self._pinned:
@@ -192,7 +210,7 @@ class Engine:
             self._pinned[key] = np.frombuffer(memory, np.uint8, size)
         return self._pinned[key]  # type: ignore[no-any-return]
 
-    def _hand_out(self, bound: Bound, kind: str) -> dict[str, Any]:
+    def _hand_out(self, bound: Launches, kind: str) -> dict[str, Any]:
         runtime, ports = self.loaded.cupy.cuda.runtime, self.outputs
         places = {name: (bound.shapes[name], int(bound.buffers[name].ptr)) for name in bound.order if name in ports}
         if not bound.capturable:
@@ -247,7 +265,7 @@ class Call:
     def __init__(
         self,
         engine: Engine,
-        bound: Bound,
+        bound: Launches,
         addresses: tuple[int, ...],
         graph: Any,
         outputs: dict[str, Any],

@@ -22,21 +22,25 @@ _MODULES = ("tensorrt_rtx", "tensorrt")
 class Loaded:
     """A deserialized engine. What it needs of CUDA is loaded here.
 
+    plan: the engine's bytes, where they are not those of the file; manifest: what is known of it.
+
     Raises:
         UsageError: there is no such file.
         BackendError: no GPU, no CuPy, no TensorRT, or an engine that this TensorRT does not take.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], plan: memoryview | None = None, manifest: dict[str, Any] | None = None
+    ) -> None:
         self.path = Path(path)
-        self.manifest = read_manifest(self.path)
+        self.manifest = read_manifest(self.path) if manifest is None else manifest
         try:
-            plan = self.path.read_bytes()
+            plan = memoryview(self.path.read_bytes()) if plan is None else plan
         except FileNotFoundError:
             raise UsageError("there is no such engine", where=str(path)) from None
         except OSError as error:
             raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        self.cupy = _cupy()
+        self.cupy = library()
         self.trt = self._module()
         self._said: list[str] = []
         self._logger = _logger(self.trt, self._said)
@@ -68,13 +72,16 @@ class Loaded:
         """The last complaint of TensorRT."""
         return self._said[-1] if self._said else "no reason given"
 
-    def context(self) -> Any:
-        """An execution context whose scratch memory the caller provides. Raises BackendError."""
+    def context(self, *, loose: bool = False) -> Any:
+        """An execution context whose scratch memory the caller provides. Raises BackendError.
+
+        loose: for many shapes; else kernels are compiled for its one set of shapes before it runs.
+        """
         trt, strategy = self.trt, self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(self.engine, "create_runtime_config"):
             config = self.engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
-            if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):  # a context serves one set of shapes
+            if hasattr(trt, "DynamicShapesKernelSpecializationStrategy") and not loose:
                 config.dynamic_shapes_kernel_specialization_strategy = (
                     trt.DynamicShapesKernelSpecializationStrategy.EAGER
                 )
@@ -141,7 +148,8 @@ def read_manifest(engine: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _cupy() -> Any:
+def library() -> Any:
+    """CuPy, with a GPU at hand. Raises BackendError."""
     try:
         import cupy
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from graphopt.errors import BackendError
 
+from .bound import Context
 from .engine import Engine
+from .segmented import Segments, SegmentsBound
 from .timing import Timing, on_device
 
 _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -105,12 +107,10 @@ def profile(
 
     call = engine.bind({name: _on_device(cupy, value) for name, value in inputs.items()})
     launch = on_device(call, engine.stream, seconds=seconds)
-    times = _layer_times(engine, call, runs)
-    details = _details(engine, call._bound.context)
-    if not times:
-        raise BackendError("the engine reports no layers", hint="build it with --profiling-verbosity detailed")
     nodes = lineage if lineage is not None else engine.loaded.manifest.get("nodes", {})
-    layers = attribute(list(times.items()), details, nodes)
+    layers = _layers(engine, call, runs, nodes)
+    if not layers:
+        raise BackendError("the engine reports no layers", hint="build it with --profiling-verbosity detailed")
     for layer, ms in zip(layers, shares([one.ms for one in layers], launch.median), strict=True):
         layer.alone_ms, layer.ms = layer.ms, ms
     device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
@@ -121,8 +121,31 @@ def _on_device(cupy: Any, value: Any) -> Any:
     return cupy.asarray(value) if isinstance(value, np.ndarray) else value
 
 
-def _layer_times(engine: Engine, call: Any, runs: int) -> dict[str, float]:
-    """Median milliseconds of each layer, in the engine's order."""
+def _layers(engine: Engine, call: Any, runs: int, nodes: Mapping[str, Mapping[str, Any]]) -> list[LayerTime]:
+    """Every layer with its time alone; of a segmented engine, those of its engines and its kernels, in their order."""
+    bound, loaded = call._bound, engine.loaded
+    if not isinstance(bound, SegmentsBound) or not isinstance(loaded, Segments):
+        (times,) = _layer_times(engine, call, [bound.context], runs)
+        return attribute(list(times.items()), _details(loaded, bound.context), nodes)
+    contexts = [step.work.context for step in bound.steps if isinstance(step.work, Context)]
+    found = iter(_layer_times(engine, call, contexts, runs))
+    kernels = bound.kernel_ms()
+    layers = []
+    for at, (one, part) in enumerate(zip(bound.steps, loaded.engines, strict=True)):
+        step = one.work
+        if isinstance(step, Context):
+            layers += attribute(list(next(found).items()), _details(part, step.context), nodes)
+            continue
+        entry = nodes.get(step.entry.node, {})
+        sources, rules = list(entry.get("from") or [step.entry.node]), list(entry.get("rules", ()))
+        nbytes = sum(int(tensor.nbytes) for tensor in (*step.given.values(), *step.outputs))
+        names = [step.entry.node], sources, rules
+        layers.append(LayerTime(step.entry.layer, "kernel", kernels[at], 0.0, *names, nbytes, "metadata"))
+    return layers
+
+
+def _layer_times(engine: Engine, call: Any, contexts: Sequence[Any], runs: int) -> list[dict[str, float]]:
+    """Median milliseconds of each layer of each context, in the engine's order."""
     trt = engine.loaded.trt
 
     class Recorder(trt.IProfiler):  # type: ignore[misc, name-defined]
@@ -133,18 +156,20 @@ def _layer_times(engine: Engine, call: Any, runs: int) -> dict[str, float]:
         def report_layer_time(self, name: str, ms: float) -> None:
             self.times.setdefault(name, []).append(ms)
 
-    context, recorder = call._bound.context, Recorder()
-    context.profiler = recorder
-    context.enqueue_emits_profile = True
+    recorders = []
+    for context in contexts:
+        context.profiler = Recorder()
+        context.enqueue_emits_profile = True
+        recorders.append(context.profiler)
     for _ in range(runs + 3):
         call._bound.enqueue(call._addresses)
         engine.stream.synchronize()
-    return {name: float(np.median(found[3:] or found)) for name, found in recorder.times.items()}
+    return [{name: float(np.median(found[3:] or found)) for name, found in one.times.items()} for one in recorders]
 
 
-def _details(engine: Engine, context: Any) -> list[dict[str, Any]]:
-    trt = engine.loaded.trt
-    inspector = engine.loaded.engine.create_engine_inspector()
+def _details(loaded: Any, context: Any) -> list[dict[str, Any]]:
+    trt = loaded.trt
+    inspector = loaded.engine.create_engine_inspector()
     inspector.execution_context = context
     try:
         found = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]

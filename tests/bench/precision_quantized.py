@@ -148,7 +148,7 @@ def count(model, op):
     return sum(node.op_type == op for node in model.graph.node)
 
 
-def one(path, rng, total):
+def one(path, rng, total, only=()):
     name = path.stem
     given = samples(name, total, rng)
     calib, held = given[::2], given[1::2]
@@ -160,18 +160,21 @@ def one(path, rng, total):
         folder = Path(where)
         reference = folder / "reference.onnx"
         onnx.save(source, reference)
+        ways = ("max", "percentile", "entropy", "mse", "within 0.1")
         variants = [
             ("fp16", "max"),
-            *((p, m) for p in ("int8", "fp8") for m in ("max", "percentile", "entropy", "mse")),
+            *(("int8", way) for way in ways),
+            *(("fp8", way) for way in ("max", "mse", "within 0.1")),
         ]
-        for precision, method in variants:
-            if precision == "fp8" and method in ("percentile", "entropy"):
+        for precision, way in variants:
+            key = precision if precision == "fp16" else f"{precision} {way}"
+            if only and key not in only:
                 continue
-            key = precision if precision == "fp16" else f"{precision} {method}"
+            budget, method = (0.1, "max") if way.startswith("within") else (float("inf"), way)
             began = time.perf_counter()
             try:
                 graph = load(source)
-                request = Request(precision, calib=calib, method=method, max_error=float("inf"))
+                request = Request(precision, calib=calib, method=method, max_error=budget, samples=4)
                 about = lower(graph, request, Target(version="1.7.1"))
                 result = to_proto(graph)
                 weights = sum(bool(e.quantized and e.scale is None) for e in about.plan.tensors.values())
@@ -181,7 +184,7 @@ def one(path, rng, total):
                 found[key] = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             found[key]["seconds"] = round(time.perf_counter() - began, 1)
             print(name, key, found[key], flush=True)
-        for method in ("MinMax", "Entropy", "Percentile"):
+        for method in () if only else ("MinMax", "Entropy", "Percentile"):
             key = f"onnxruntime {method}"
             began = time.perf_counter()
             try:
@@ -201,12 +204,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("quantized.json"))
     parser.add_argument("--only", nargs="*", default=["rapidocr-cls", "magika", "rapidocr-rec", "rapidocr-det"])
     parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--variants", nargs="*", default=[], help="only these, like 'int8 max'")
     words = parser.parse_args()
     logging.disable(logging.WARNING)
     done = {}
     for name in words.only:
         try:
-            done[name] = one(words.folder / f"{name}.onnx", np.random.default_rng(0), words.samples)
+            done[name] = one(words.folder / f"{name}.onnx", np.random.default_rng(0), words.samples, words.variants)
         except Exception as error:
             done[name] = {"failed": f"{type(error).__name__}: {error}"}
             print(name, done[name], file=sys.stderr)

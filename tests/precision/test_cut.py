@@ -34,7 +34,7 @@ def cost(flow: Flow, high: list[bool]) -> int:
     return CAST * casts(flow, high) + sum(a.weight for a, up in zip(flow.atoms, high, strict=True) if up)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(flows())
 def test_no_other_labels_cost_less(flow):
     found = settle(flow)

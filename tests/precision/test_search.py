@@ -22,7 +22,7 @@ from graphopt.testing import model
 RNG = np.random.default_rng(2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 1)), min_size=1, max_size=10), st.floats(0.05, 3))
 def test_the_budget_is_kept_and_nothing_more_fits(sizes, budget):
     """Errors that add up exactly: what is chosen fits, and no group that was left out could be added."""

@@ -59,11 +59,11 @@ def quantized(number: int, form: str, path) -> onnx.ModelProto:
     return onnx.load(path / "q.onnx")
 
 
-FORMS = ["operator-unsigned", "operator-signed-channel", "qdq-unsigned-channel", "qdq-signed", "dynamic"]
+CASES = [(0, "operator-unsigned"), (0, "qdq-signed"), (0, "dynamic"), (1, "operator-signed-channel"),
+         (1, "qdq-unsigned-channel"), (1, "dynamic")]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("number", range(len(NETWORKS)))
+@pytest.mark.parametrize(("number", "form"), CASES)
 def test_every_form_comes_back_to_float(form, number, tmp_path):
     source = quantized(number, form, tmp_path)
     assert OPERATORS & {node.op_type for node in source.graph.node}
@@ -83,7 +83,7 @@ def test_every_form_comes_back_to_float(form, number, tmp_path):
     assert np.linalg.norm(after - was) < noise, "and nearer to what was quantized"
 
 
-@pytest.mark.parametrize("form", ["operator-unsigned", "qdq-unsigned-channel"])
+@pytest.mark.parametrize("form", ["qdq-unsigned-channel"])
 def test_its_own_ranges_serve_again(form, tmp_path):
     """No sample is needed: scales come from those of the source; the result is symmetric, and clean."""
     graph = load(quantized(1, form, tmp_path))

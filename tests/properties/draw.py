@@ -10,6 +10,7 @@ from graphopt.errors import PassError
 from graphopt.registry import Registry
 from graphopt.rewrite.rule import Entry
 
+from . import legal_families  # noqa: F401 - its families join the others
 from .contexts import in_branch, in_function, suits
 from .families import FAMILIES
 from .judge import Illegal, differences, optimized
@@ -20,7 +21,13 @@ MOST_DRAWS = 60
 
 _CLIP = "onnxruntime's Clip holds infinity at the largest finite number where a bound is absent; without it, it stays"
 _POOL = "onnxruntime's pools and reductions lose NaN, or keep it, by the order of the elements; a copy keeps it"
+_SPELLED = "a matrix product meets inf * 0 where the operator does not look; the definition is kept on finite numbers"
+_NAN = "what a whole number is made of NaN is not defined"
 OPEN_AT_SPECIAL = {
+    "spell-linear": _SPELLED,
+    "spell-resizes": _SPELLED,
+    "spell-training": _SPELLED,
+    "spell-quantized": _NAN,
     "use-relu-for-clip": _CLIP,
     "merge-relu-of-clip": _CLIP,
     "merge-clip-of-relu": _CLIP,
@@ -38,7 +45,20 @@ AFFINE = frozenset(("Conv", "ConvTranspose", "BatchNormalization", "Gemm", "MatM
 """A model with one of these is compared on finite numbers only, where factors or summands may have moved across it:
 at an infinite input, inf * 0 and inf - inf then give NaN in other places."""
 OPEN_OPERATORS = frozenset(
-    ("Clip", "Max", "Min", "MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "ReduceMax", "ReduceMin")
+    (
+        "Clip",
+        "Max",
+        "Min",
+        "MaxPool",
+        "GlobalMaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "ReduceMax",
+        "ReduceMin",
+        "Resize",
+        "DFT",
+        "QuantizeLinear",
+    )
 )
 """The whole pipeline is compared on finite numbers where one of these is in the model: the rules above may fire."""
 

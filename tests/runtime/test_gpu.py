@@ -87,6 +87,17 @@ def test_torch_on_the_gpu_and_on_the_host(engine: graphopt.Engine) -> None:
     agree(engine({name: torch.from_numpy(value) for name, value in inputs.items()}), inputs)
 
 
+def test_a_host_array_beside_one_on_the_gpu_is_not_overwritten_by_the_next_call(engine: graphopt.Engine) -> None:
+    """Such calls return before their copy from the host has been done."""
+    import cupy
+
+    every = [feeds(16, seed) for seed in range(40)]
+    zs = [cupy.asarray(inputs["z"]) for inputs in every]
+    found = [engine(x=inputs["x"], z=z) for inputs, z in zip(every, zs, strict=True)]
+    for inputs, got in zip(every, found, strict=True):
+        agree({name: cupy.asnumpy(value) for name, value in got.items()}, inputs)
+
+
 def test_work_of_the_callers_stream_is_waited_for(engine: graphopt.Engine) -> None:
     import cupy
 

@@ -74,7 +74,7 @@ def round_to(site: Site, x: Value, dtype: Any, saturate: bool = True) -> Value:
     """The nearest value of a small float dtype, ties to even: round(x / step) * step, step = 2**(exponent - mantissa).
 
     Exact: the step is a power of two, taken from a table by comparing |x| with the powers of two of the dtype. Beyond
-    the largest value: that value, else infinity for float8e5m2 and NaN for the others. NaN stays NaN.
+    the largest value: that value, else infinity for float8e5m2 and NaN for the others. NaN stays NaN, and is 0 for float4e2m1.
     """
     name, op = dtypes.name(dtype), site.op
     if name not in _FLOATS:
@@ -97,7 +97,8 @@ def round_to(site: Site, x: Value, dtype: Any, saturate: bool = True) -> Value:
     else:
         limit = np.float32(np.nan)
     result = op.Where(over, limit, near)
-    return op.Where(op.IsNaN(x), x, result)  # type: ignore[no-any-return]
+    nothing = np.float32(0) if name == "float4e2m1" else x  # which has no NaN
+    return op.Where(op.IsNaN(x), nothing, result)  # type: ignore[no-any-return]
 
 
 def hold(site: Site, wide: Value, dtype: Any) -> Value:

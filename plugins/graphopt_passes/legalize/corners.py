@@ -31,13 +31,13 @@ def mod(site: Site) -> Value:
 
 
 def reduce_bool(site: Site) -> Value:
-    """The largest, or least, of truth values is that of 0 and 1."""
+    """The largest, or least, of truth values is that of 0 and 1; of none, false, or true."""
     op = site.op
     if site.dtype() != np.dtype(bool):
         raise Skip("taken as it is")
     operands = [op.Cast(site[0], to=dtypes.to_onnx(np.int32)), *site.inputs[1 : len(site.node.inputs)]]
     made = op.raw(site.node.op, operands, dict(site.node.attrs), 1)[0]
-    return op.Cast(made, to=dtypes.to_onnx(bool))  # type: ignore[no-any-return]
+    return op.Greater(made, np.zeros((), np.int32))  # type: ignore[no-any-return]
 
 
 def random_like(site: Site) -> Value:

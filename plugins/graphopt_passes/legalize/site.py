@@ -141,7 +141,7 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
     site = Site(node, model, target)
     try:
         found = handler(site)
-    except Skip as skip:
+    except (Skip, ValueError, IndexError) as skip:  # the latter: a malformed node, which is left to the parser
         site.op.abort()
         model.left[node.name] = f"{name}: {skip}"
         return False

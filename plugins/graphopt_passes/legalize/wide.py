@@ -30,18 +30,12 @@ SELECTS = MOVES | frozenset(
     "IsNaN IsInf TensorScatter Ceil Floor Round Upsample".split()
 )
 """Their results are values of D where their operands are."""
-COMPUTES = frozenset("Add Sub Mul Div Neg Abs Sum ReduceSum ReduceProd CumSum CumProd Pow MatMul Gemm".split())
+COMPUTES = frozenset(
+    "Add Sub Mul Div Neg Abs Sum ReduceSum ReduceProd ReduceL1 ReduceSumSquare CumSum CumProd Pow MatMul Gemm".split()
+)
 """Their results are wrapped, or rounded."""
 MAKES = frozenset("ConstantOfShape EyeLike Range RandomNormal RandomUniform RandomNormalLike RandomUniformLike".split())
-WIDENED = sorted(
-    SELECTS
-    | COMPUTES
-    | MAKES
-    | set(
-        "Cast CastLike MaxPool Resize ReduceMean ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
-        "Sqrt Exp".split()
-    )
-)
+WIDENED = sorted(SELECTS | COMPUTES | MAKES | {"Cast", "CastLike", "MaxPool", "Resize", "ReduceMean"})
 
 
 @graphopt.pass_("legalize", ops=WIDENED)
@@ -52,8 +46,6 @@ def widen_dtypes(graph: gs.Graph, target: Target, model: Model) -> int:
     float32; sums and products wrap around or are rounded as D does. Not where only movement touches a value that
     QuantizeLinear made: TensorRT moves those as they are.
     """
-    if not any(op in model.by_operator() for op in WIDENED):
-        return 0
     return rewrite(model, target, {op: _widen for op in WIDENED}, "widen-dtypes")
 
 
@@ -77,10 +69,11 @@ def _widen(site: Site) -> Any:
     if (
         node.op in MOVES
         and name not in NEVER_TAKEN
-        and not any(v is not None and is_pack(v.producer) for v in site.inputs)
-    ) and not any(v is not None and v.tensor is not None and site.model.editor.is_input(v.tensor) and name == "uint8"
-               for v in site.inputs):  # fmt: skip
+        and not any(_is_carried(site, value, name) for value in site.inputs)
+    ):
         raise Skip("TensorRT moves such values as they are")
+    if node.op in ("Resize", "Upsample") and site.attr("mode", "nearest") != "nearest":
+        raise Skip("how interpolated whole numbers are rounded is not defined")
     kind = np.dtype(CARRIER[name])
     inner = np.dtype(np.float32) if node.op in ("MaxPool", "Resize", "Upsample", "ReduceMean") else kind
     operands = [None if value is None else unpack(site, value) for value in site.inputs[: len(node.inputs)]]
@@ -111,6 +104,13 @@ def _widen(site: Site) -> Any:
         else:
             found.append(results[slot])
     return found
+
+
+def _is_carried(site: Site, value: Value | None, name: str) -> bool:
+    """Whether a value is packed, or a uint8 input, of which TensorRT takes a Cast and nothing else."""
+    if value is None or value.tensor is None:
+        return False
+    return is_pack(value.producer) or (name == "uint8" and site.model.editor.is_input(value.tensor))
 
 
 def _accepts(site: Site, wide: np.dtype[Any]) -> None:
@@ -147,8 +147,8 @@ def _cast(site: Site) -> Any:
             raise Skip("it stands at the model's interface")
         if wanted in ("int8", "uint8") and site.model.editor.is_result(site.node.outputs[0]) and source == wanted:
             raise Skip("it stands at the model's interface")
-    if source in CARRIER and carrier(x.dtype) == target and not is_pack(producer) and not x.is_const:
-        raise Skip("it unpacks a value")
+    if source in CARRIER and (wanted not in CARRIER or wanted == "uint64") and not is_pack(producer) and not x.is_const:
+        raise Skip("it unpacks a value")  # else two casts, which simplify to this one
     wide = unpack(site, x)
     if wanted not in CARRIER:
         return site.cast(wide, target) if wide.dtype != target else (wide if wide.is_const else site.op.Identity(wide))
