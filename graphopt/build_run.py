@@ -113,7 +113,7 @@ class Build:
     def tell(self, as_json: bool, quiet: bool, verbose: bool) -> None:
         """Print what happened, and write the report."""
         if self.result is not None:
-            from .cli import tell
+            from .outcome import tell
 
             tell(self.result, self.model, self.report, as_json, quiet, verbose)
             return
