@@ -46,6 +46,7 @@ class Build:
         self.model = model
         self.engine = engine
         self.words = {name: value for name, value in words.items() if name not in _NOT_PART}
+        self.words["timing_cache"] = bool(words.get("timing_cache"))
         self.command = command
         self.report = report
         self.store = Store() if use_cache else None

@@ -48,7 +48,8 @@ def engine_key(
         "graphopt": __version__,
         "model": _model(model, proto),
         "shapes": asdict(shapes or Shapes()),
-        "options": {name: value for name, value in asdict(options).items() if name not in _NOT_PART},
+        "options": {name: value for name, value in asdict(options).items() if name not in _NOT_PART}
+        | {"timing_cache": bool(options.timing_cache)},
         "backend": [target.backend, version],
         "gpu": gpu() if target.backend == "tensorrt" else "",
         "layers": _layers(proto, registry),

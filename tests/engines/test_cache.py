@@ -119,7 +119,8 @@ def test_every_option_is_part_of_the_key() -> None:
         key(path, target=Target("tensorrt")),
     ]
     assert len(set(keys)) == len(keys)
-    assert key(path, BuildOptions(timing_cache="t", verbose=True)) == keys[0]
+    assert key(path, BuildOptions(verbose=True)) == keys[0]
+    assert key(path, BuildOptions(timing_cache="t")) == key(path, BuildOptions(timing_cache="u")) != keys[0]
 
 
 LAYER = '''
