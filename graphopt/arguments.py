@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from .config import Target
+    from .config import Limits, Target
 
 _OUTPUT, _SHAPES, _PASSES, _VERIFY, _ENGINE, _SAY = (
     "Files",
@@ -267,3 +267,16 @@ def target_of(backend: str, compute_capability: str) -> Target:
 
     capability = parse_compute_capability(compute_capability) if compute_capability else None
     return Target(backend=backend, compute_capability=capability)
+
+
+def limits_of(seconds: float, memory_gb: float | None) -> Limits:
+    """What --time-limit and --memory-limit allow. Raises UsageError."""
+    from .config import Limits
+    from .errors import UsageError
+
+    for option, value in (("--time-limit", seconds), ("--memory-limit", memory_gb)):
+        if value is not None and not 0 < value < 1e8:
+            raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
+    return Limits(
+        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
+    )

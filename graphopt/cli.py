@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -51,16 +49,14 @@ from .arguments import (
     target_of,
 )
 from .bisect import bisect
+from .build_command import add_to as add_build
 from .check_command import add_check
-from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout, warn
+from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .layer_commands import add_to
+from .outcome import tell
 from .precision_words import add_precision_to, request_of, takes_precision
-
-if TYPE_CHECKING:
-    from .pipeline import Result
-    from .report.result import Report
 
 app = typer.Typer(
     name="graphopt",
@@ -79,12 +75,34 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _graphopt(
+    context: typer.Context,
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            envvar="GRAPHOPT_CONFIG",
+            show_default=False,
+            show_envvar=False,
+            help="Options of the project: a graphopt.toml or pyproject.toml; 'none' for no such file.",
+        ),
+    ] = "",
     version: Annotated[
         bool,
         typer.Option("--version", metavar="", help="Print the version and leave.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
     """Optimize ONNX models for TensorRT: rewrite the graph, prove that it computes the same, build an engine."""
+    if config == "none" or context.resilient_parsing:
+        return
+    from .project import defaults, find
+
+    with failures("--json" in (context.obj or ())):
+        path = Path(config) if config else find(Path.cwd())
+        if path is not None:
+            known: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
+            plain = {name: one for name, one in known.items() if not hasattr(one, "commands")}
+            context.default_map = dict(defaults(path, plain, context.obj or ()))
 
 
 @app.command(
@@ -181,36 +199,7 @@ def optimize(
                 limits=limits_of(time_limit, memory_limit),
                 progress=show,
             )
-        _tell(result, model, report, as_json, quiet, verbose)
-
-
-def _tell(result: Result, source: str, report: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
-    from .report.text import render, warnings
-
-    found: Report = result.report
-    for text in warnings(found):
-        warn(text)
-    if report is not None:
-        _write_report(found, source, Path(report))
-    if as_json:
-        print_json(result.to_json())
-    elif not quiet:
-        stdout().print(render(found, source, verbose=verbose))
-
-
-def _write_report(found: Report, source: str, path: Path) -> None:
-    if path.suffix == ".html":
-        from .report.html import page
-
-        text = page(found, source)
-    else:
-        text = json.dumps(found.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        tell(result, model, report, as_json, quiet, verbose)
 
 
 @app.command(epilog="[bold]Example[/]\n\n$ graphopt passes --plugin ./my_pass.py")
@@ -355,7 +344,7 @@ app.command(
 )(bisect)
 
 
-for add in (add_to, add_check, add_engine_commands, add_precision_to):
+for add in (add_build, add_to, add_check, add_engine_commands, add_precision_to):
     add(app)
 
 
@@ -376,7 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     try:
-        found: Any = app(args=words or ["--help"], prog_name="graphopt", standalone_mode=False)
+        found: Any = app(args=words or ["--help"], prog_name="graphopt", standalone_mode=False, obj=words)
     except typer.Exit:
         raise
     except Exception as error:

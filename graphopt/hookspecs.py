@@ -49,3 +49,16 @@ def graphopt_check(rule: str, nodes: Sequence[Any], target: Any) -> str | None:
 @hookspec
 def graphopt_after_pass(graph: Any, name: str, changes: int) -> None:
     """Told after each run of a pass, with the number of its changes. Must not change the graph."""
+
+
+@hookspec
+def graphopt_builder(network: Any, config: Any) -> None:
+    """May change TensorRT's own network and config right before the build. Asked in the process that builds.
+
+    An engine that such a plugin may have changed is kept in the cache only if the plugin has graphopt_cache_key, too.
+    """
+
+
+@hookspec
+def graphopt_cache_key() -> str:  # type: ignore[empty-body]
+    """What this plugin's graphopt_builder depends on, beside its distribution, version and source: any text."""

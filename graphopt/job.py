@@ -17,6 +17,9 @@ from .backends.profiles import profile
 from .backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
 from .backends.tensorrt import FLAVORS
 from .config import Dims, Limits, Shapes, Target
+from .engines.build import build_or_load
+from .engines.key import NoKey, engine_key
+from .engines.store import Store
 from .errors import BackendError, ModelError, PassError, UsageError
 from .ir import dtypes
 from .ir import shapes as dims_of
@@ -261,8 +264,10 @@ class Job:
         shapes: Shapes | None,
         options: BuildOptions | None,
         stack: ExitStack,
+        store: Store | None = None,
+        made_by: Mapping[str, Any] | None = None,
     ) -> Built | None:
-        """Build the engine under a temporary name."""
+        """Build the engine under a temporary name, or take it from the store. made_by: for the manifest."""
         if engine is None:
             return None
         path = Path(engine)
@@ -273,15 +278,42 @@ class Job:
         capability = self.target.compute_capability
         if options is None:
             options = BuildOptions(compute_capabilities=(capability,) if capability else ())
-        options = replace(options, plugins=self.registry.given, no_plugins=self.registry.switched_off)
-        try:
-            built = self._segmented(backend, staged.model_path, folder / path.name, shapes, options)
-            if built is None:
-                built = backend.build(staged.model_path, folder / path.name, shapes, options, self.progress)
-        except ParseError as error:
-            raise _explained(error, graph) from error
+        options = replace(
+            options,
+            plugins=self.registry.given,
+            no_plugins=self.registry.switched_off,
+            hooks=self.registry.has("graphopt_builder"),
+        )
         source = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else ""
-        return Built(built, path, shapes, manifest(graph, source, built, shapes, options))
+        target = folder / path.name
+        key, why = "", "it was switched off"
+        if store is not None:
+            try:
+                key, why = (
+                    engine_key(staged.model_path, shapes, options, self.target, backend.version(), self.registry),
+                    "",
+                )
+            except NoKey as error:
+                why = str(error)
+                self.report.warnings.append(f"the engine is not kept in the cache: {why}")
+        made = {"key": key, **(made_by or {})}
+
+        def make() -> BuildResult:
+            try:
+                found = self._segmented(backend, staged.model_path, target, shapes, options)
+                return found or backend.build(staged.model_path, target, shapes, options, self.progress)
+            except ParseError as error:
+                raise _explained(error, graph) from error
+
+        def about(built: BuildResult) -> dict[str, Any]:
+            return manifest(graph, source, built, shapes, options, made)
+
+        hit = False
+        if store is not None and key:
+            built, hit = build_or_load(store, key, target, make, about, self.progress)
+        else:
+            built = make()
+        return Built(built, path, shapes, about(built), {"hit": hit, "key": key, "off": why})
 
     def _segmented(
         self, backend: Backend, model: Path, engine: Path, shapes: Shapes | None, options: BuildOptions
@@ -298,7 +330,10 @@ class Job:
 class Built:
     """A finished engine that waits under a temporary name until everything else is written."""
 
-    def __init__(self, result: BuildResult, path: Path, shapes: Shapes | None, made_of: dict[str, Any]) -> None:
+    def __init__(
+        self, result: BuildResult, path: Path, shapes: Shapes | None, made_of: dict[str, Any], cache: dict[str, Any]
+    ) -> None:
+        self.cache = cache
         self.result = result
         self.path = path
         self.shapes = shapes
@@ -318,6 +353,7 @@ class Built:
             "backend": found.backend,
             "version": found.version,
             "profile": {name: [list(dims) for dims in shapes.of(name)] for name in names},
+            "cache": self.cache,
             "log": list(found.log),
             "segments": list(found.segments),
         }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,16 @@ SCHEMA = 1
 
 
 def manifest(
-    graph: gs.Graph, source: str, built: BuildResult, shapes: Shapes | None, options: BuildOptions
+    graph: gs.Graph,
+    source: str,
+    built: BuildResult,
+    shapes: Shapes | None,
+    options: BuildOptions,
+    made_by: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What is known of a build.
+
+    `made_by`: `key` (of the engine cache), and what makes the engine anew: `command`, `files` (file -> digest).
 
     `nodes`: {name of a node in the model that was built: {"op", "outputs", "from": names of source nodes, "rules"}}.
     """
@@ -38,7 +48,6 @@ def manifest(
                 "from": names,
                 "rules": flatten(known.rules) if known is not None else [],
             }
-    found = shapes or Shapes()
     return {
         "schema_version": SCHEMA,
         "graphopt": __version__,
@@ -46,12 +55,28 @@ def manifest(
         "version": built.version,
         "source": source,
         "bytes": built.bytes,
-        "profiles": [
-            {name: [list(dims) for dims in found.of(name)] for name in sorted({*found.min, *found.opt, *found.max})}
-        ],
+        "profiles": [profile_json(one) for one in (shapes or Shapes(), *options.profiles)],
         "options": asdict(options),
+        "made_by": {**(made_by or {}), "environment": environment()},
         "nodes": nodes,
     }
+
+
+def profile_json(shapes: Shapes) -> dict[str, list[list[int]]]:
+    """Input -> its least, typical and largest shape."""
+    names = sorted({*shapes.min, *shapes.opt, *shapes.max})
+    return {name: [list(dims) for dims in shapes.of(name)] for name in names}
+
+
+def environment() -> dict[str, str]:
+    """What a build ran in: Python, the machine, and the distributions that its result depends on."""
+    wanted = ("graphopt", "onnx", "onnxruntime", "numpy", "onnx_graphsurgeon", "tensorrt", "cupy")
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for one in metadata.distributions():
+        name = one.name.replace("-", "_").lower()
+        if name.startswith(wanted):
+            found[name] = one.version
+    return found
 
 
 def write_manifest(engine: Path, data: dict[str, Any]) -> Path:

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from .backends.protocol import BuildOptions
 from .config import Dims, Limits, Shapes, Target
+from .engines.store import Store
 from .errors import UsageError
 from .job import Job, Progress
 from .narrow import build_options as build_options_of
@@ -54,6 +55,8 @@ def optimize(
     seed: int = 0,
     engine: str | os.PathLike[str] | None = None,
     build_options: BuildOptions | None = None,
+    store: Store | None = None,
+    made_by: Mapping[str, Any] | None = None,
     count_layers: bool = False,
     strict: bool = False,
     repro: str | os.PathLike[str] | None = None,
@@ -72,6 +75,7 @@ def optimize(
     verify: 'end' compares the result with the source; 'each' takes back the changes that broke the numbers and goes
     on; 'none' compares nothing. inputs: arrays or an .npz to verify with. count_layers: ask the backend's parser
     how many layers it makes of source and result. precision: a name ('fp16'), or a Request with samples and a budget;
+    store: the engine cache, where it is used. made_by: what the engine's manifest says about how it is made anew.
     repro: where 'each' writes a folder for what it took back;
     beside the output (OUTPUT.refused) if not given. strict: what was refused, could not be verified, or failed and
     was left out is an error.
@@ -113,7 +117,7 @@ def optimize(
                     job.layers(staged.model_path, report.result),
                 )
             options = build_options_of(build_options, target.precision, target.backend, report.warnings)
-            built = job.build(graph, staged, engine, shapes, options, stack)
+            built = job.build(graph, staged, engine, shapes, options, stack, store, made_by)
             if output is not None:
                 report.outputs["model"] = [str(path) for path in staged.commit()]
             if built is not None:

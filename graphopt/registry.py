@@ -140,9 +140,9 @@ class Registry:
         return [found[name] for name in sorted(found)]
 
     def pipelines(self) -> dict[str, tuple[str, ...]]:
-        """Every named pipeline; 'default' holds all stages."""
-        known: dict[str, tuple[str, ...]] = {"default": STAGES}
-        owner = {"default": "graphopt"}
+        """Every named pipeline; 'default' holds all stages, 'none' no pass."""
+        known: dict[str, tuple[str, ...]] = {"default": STAGES, "none": ()}
+        owner = dict.fromkeys(known, "graphopt")
         for plugin, named in self._ask("graphopt_pipelines"):
             for name, parts in named.items():
                 if name in known:
@@ -181,6 +181,16 @@ class Registry:
             if reason is not None:
                 return f"{reason} (plugin {name})"
         return None
+
+    def before_build(self, network: Any, config: Any) -> None:
+        """Let plugins change TensorRT's network and config."""
+        self._ask("graphopt_builder", network=network, config=config)
+
+    def builder_keys(self) -> dict[str, str | None]:
+        """plugin -> its cache key, or None where it has none, of each that may change a build."""
+        keys = dict(self._ask("graphopt_cache_key"))
+        asked = self._manager.hook.graphopt_builder.get_hookimpls()
+        return {impl.plugin_name: keys.get(impl.plugin_name) for impl in asked}
 
     def after_pass(self, graph: Any, name: str, changes: int) -> None:
         """Tell every observer."""

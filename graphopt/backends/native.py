@@ -8,11 +8,13 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from graphopt.config import Shapes
-from graphopt.errors import BackendError, UsageError
+from graphopt.errors import BackendError
 
+from .configure import Configuration
 from .profiles import placeholders, profile
 from .protocol import BuildOptions, NetworkInfo, ParseError, ParserError, TensorInfo, onnx_dtype
 from .tensorrt import Flavor
@@ -74,19 +76,27 @@ class Native:
             raise self._refusal([parser.get_error(index) for index in range(parser.num_errors)])
         return self._describe()
 
-    def build(self, shapes: Shapes, engine_path: str) -> float:
-        """Build the parsed network into a file; the seconds it took. Raises UsageError, BackendError."""
-        bounds = profile(self._inputs, shapes)
+    def build(self, shapes: Shapes, engine_path: str, before: Callable[[Any, Any], None] | None = None) -> float:
+        """Build the parsed network into a file; the seconds it took. before: called with network and config.
+
+        Raises UsageError, BackendError.
+        """
+        several = [profile(self._inputs, one) for one in (shapes, *self._options.profiles)]
         self._stage("builder", "building")
-        config = self._config()
-        if bounds:
+        config, configured = self._configured()
+        for name, axis in placeholders(self._inputs) if several[0] else ():
+            self._input(name).set_dimension_name(axis, f"{name}.{axis}")
+        for bounds in several if several[0] else ():
             self._add_profile(config, bounds)
+        if before is not None:
+            before(self._network, config)
         self._log.errors.clear()
         start = time.perf_counter()
         engine = self._builder.build_serialized_network(self._network, config)
         if engine is None:
             raise self._failure(f"{self._title} cannot build this model")
         seconds = time.perf_counter() - start
+        configured.keep_timing_cache(self._options.timing_cache)
         self._stage("builder", "writing the engine")
         try:
             with open(engine_path, "wb") as file:
@@ -97,23 +107,15 @@ class Native:
             raise BackendError(f"the engine cannot be written: {error.strerror}", where=engine_path) from error
         return seconds
 
-    def _config(self) -> Any:
-        trt, options = self._trt, self._options
+    def _configured(self) -> tuple[Any, Configuration]:
         config = self._builder.create_builder_config()
-        if options.optimization_level is not None:
-            config.builder_optimization_level = options.optimization_level
-        if options.workspace_bytes is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-        config.profiling_verbosity = trt.ProfilingVerbosity.__members__[options.profiling_verbosity.upper()]
-        if not options.tf32:
-            config.clear_flag(trt.BuilderFlag.TF32)
-        if options.compute_capabilities:
-            wanted = [_compute_capability(trt, self._title, one) for one in options.compute_capabilities]
-            config.num_compute_capabilities = len(wanted)
-            for index, capability in enumerate(wanted):
-                config.set_compute_capability(capability, index)
-        config.progress_monitor = _monitor(trt, self._channel)
-        return config
+        self._log.errors.clear()
+        found = Configuration(
+            self._trt, config, self._title, self._log.errors, has_timing_cache=not self._flavor.picks_compute_capability
+        )
+        found.apply(self._options)
+        config.progress_monitor = _monitor(self._trt, self._channel)
+        return config, found
 
     def _add_profile(self, config: Any, bounds: dict[str, Any]) -> None:
         profile = self._builder.create_optimization_profile()
@@ -123,8 +125,6 @@ class Native:
                 fill(name, low, typical, high)
             except ValueError as error:
                 raise self._failure(f"{self._title} refuses the shapes of input {name!r}", str(error)) from error
-        for name, axis in placeholders(self._inputs):
-            self._input(name).set_dimension_name(axis, f"{name}.{axis}")
         if config.add_optimization_profile(profile) < 0:
             raise self._failure(f"{self._title} refuses these shapes")
 
@@ -183,20 +183,6 @@ def _strongly_typed(trt: Any) -> int:
     """The flags of a network whose dtypes are the model's own; where that is the only kind, there may be no flag."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
-
-
-def _compute_capability(trt: Any, title: str, wanted: tuple[int, int]) -> Any:
-    members = trt.ComputeCapability.__members__
-    name = f"SM{wanted[0]}{wanted[1]}"
-    if name not in members:
-        known = ", ".join(
-            sorted((one.lower() for one in members if one.startswith("SM")), key=lambda one: int(one[2:]))
-        )
-        raise UsageError(
-            f"{title} has no compute capability {wanted[0]}.{wanted[1]} to build for",
-            hint=f"leave it out (the default is 8.0 and later), or choose among {known}",
-        )
-    return members[name]
 
 
 def _tensor(tensor: Any) -> TensorInfo:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from graphopt.config import Dims, Shapes
-from graphopt.errors import BackendError, UsageError
+from graphopt.errors import BackendError
+
+from .build_options import BuildOptions as BuildOptions
 
 StrPath = str | os.PathLike[str]
 
@@ -28,8 +30,6 @@ def onnx_dtype(name: str) -> str:
     return _DTYPES.get(name, name.lower())
 
 
-SEGMENTS = ("auto", "always", "never")
-VERBOSITIES = ("detailed", "layer_names_only", "none")
 Progress = Callable[[str, int, int], None]
 """Called with (phase, steps done, steps in total). What it raises ends the build and reaches the caller."""
 
@@ -100,43 +100,6 @@ class NetworkInfo:
             }
 
         return cls(**{**data, "inputs": tensors(data["inputs"]), "outputs": tensors(data["outputs"])})
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How to build an engine; None and () leave the backend's own default. Raises UsageError."""
-
-    optimization_level: int | None = None
-    workspace_bytes: int | None = None
-    compute_capabilities: tuple[tuple[int, int], ...] = ()
-    tf32: bool = True
-    profiling_verbosity: str = "detailed"
-    """What the engine tells of its layers: 'detailed', 'layer_names_only' or 'none'."""
-    segments: str = "auto"
-    """Whether calls of custom layers run as their kernels between engines: 'auto', 'always' or 'never'."""
-    plugins: tuple[str, ...] = ()
-    no_plugins: tuple[str, ...] = ()
-    """Where the custom layers of the model come from: --plugin, --no-plugin."""
-    verbose: bool = False
-    """Keep the backend's informative log lines, not only warnings and errors."""
-
-    def __post_init__(self) -> None:
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise UsageError(f"optimization level {self.optimization_level} does not exist", hint="choose 0 to 5")
-        if self.segments not in SEGMENTS:
-            raise UsageError(f"segments {self.segments!r} do not exist", hint=f"choose {', '.join(SEGMENTS)}")
-        if self.profiling_verbosity not in VERBOSITIES:
-            raise UsageError(
-                f"profiling verbosity {self.profiling_verbosity!r} does not exist",
-                hint=f"choose {', '.join(VERBOSITIES)}",
-            )
-        if self.workspace_bytes is not None and self.workspace_bytes < 0:
-            raise UsageError(f"a workspace of {self.workspace_bytes} bytes cannot be had")
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> BuildOptions:
-        lists = {name: tuple(data.get(name, ())) for name in ("plugins", "no_plugins")}
-        return cls(**{**data, **lists, "compute_capabilities": tuple(map(tuple, data["compute_capabilities"]))})
 
 
 @dataclass(frozen=True)

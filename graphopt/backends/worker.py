@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from graphopt.config import Shapes
@@ -56,7 +57,7 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
         return {"version": version, "network": network}
     shapes = {bound: {name: tuple(dims) for name, dims in found.items()} for bound, found in request["shapes"].items()}
     try:
-        seconds = native.build(Shapes(**shapes), request["engine"])
+        seconds = native.build(Shapes(**shapes), request["engine"], _before(options))
     except BackendError as error:
         from graphopt.layers.plugin import FAILURES
 
@@ -85,6 +86,14 @@ def _creators(trt: Any, flavor: Flavor, model: str, options: BuildOptions) -> li
         return []
     layers = {layer.__name__: layer for _, layer in Registry(options.plugins, options.no_plugins).layers()}
     return register(trt, trt.get_plugin_registry(), layers, called)
+
+
+def _before(options: BuildOptions) -> Callable[[Any, Any], None] | None:
+    if not options.hooks:
+        return None
+    from graphopt.registry import Registry
+
+    return Registry(options.plugins, options.no_plugins).before_build
 
 
 def main() -> None:

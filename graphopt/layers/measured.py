@@ -126,6 +126,11 @@ def stores(folder: Path | None = None) -> list[Store]:
     return found
 
 
+def measured_files() -> list[Path]:
+    """The files with measurements, on which it depends where custom layers are placed."""
+    return sorted((cache_folder() / "measured").glob("*.json"))
+
+
 def current_gpu() -> str:
     """The name of the GPU at hand; '' where there is none, or no CuPy."""
     try:

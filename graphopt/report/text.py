@@ -238,11 +238,12 @@ def profile_lines(build: Mapping[str, Any]) -> list[str]:
 
 
 def build_line(build: Mapping[str, Any]) -> str:
+    kept = ", taken from the engine cache" if build.get("cache", {}).get("hit") else ""
     kinds = [one["kind"] for one in build.get("segments", ())]
     parts = f"{units.several(kinds.count('engine'), 'engine')} and {units.several(kinds.count('kernel'), 'kernel')}, "
     return (
         f"{parts if kinds else ''}{units.several(build['layers'], 'layer')}, "
-        f"built in {units.duration(build['seconds'])} by {build['backend']} {build['version']}"
+        f"built in {units.duration(build['seconds'])} by {build['backend']} {build['version']}{kept}"
     )
 
 

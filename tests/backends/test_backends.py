@@ -54,7 +54,7 @@ def test_parse_error_survives_pickling():
     assert (type(again), str(again), again.errors) == (ParseError, str(error), error.errors)
 
 
-@pytest.mark.parametrize("options", [{"optimization_level": 9}, {"workspace_bytes": -1}])
+@pytest.mark.parametrize("options", [{"optimization_level": 9}, {"memory_pools": {"workspace": -1}}])
 def test_impossible_options(options):
     with pytest.raises(UsageError):
         BuildOptions(**options)

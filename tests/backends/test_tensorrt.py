@@ -91,7 +91,7 @@ def test_missing_shape_says_what_to_type(rtx, convolution, tmp_path):
 def test_every_option_is_taken(rtx, convolution, tmp_path):
     options = BuildOptions(
         optimization_level=1,
-        workspace_bytes=1 << 28,
+        memory_pools={"workspace": 1 << 28},
         compute_capabilities=((8, 6), (12, 0)),
         tf32=False,
         verbose=True,
@@ -129,7 +129,7 @@ def test_refused_nodes_are_named(rtx, tmp_path, write):
 
 
 def test_build_failure_gives_the_builders_reason(rtx, tmp_path, convolution):
-    options = BuildOptions(workspace_bytes=0)
+    options = BuildOptions(memory_pools={"workspace": 0})
     with pytest.raises(BackendError, match=r"cannot build this model.*workspace"):
         rtx.build(convolution, tmp_path / "e", SHAPES, options)
     assert list(tmp_path.iterdir()) == [convolution]

@@ -11,12 +11,15 @@ import typer
 from graphopt.cli import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
-_BLOCK = re.compile(r"(<!-- options: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- options: ([\w -]+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def commands() -> dict[str, Any]:
     """Every command by name."""
-    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for name, one in list(found.items()):
+        inner = getattr(one, "commands", {})
+        found.update({f"{name} {word}": command for word, command in inner.items()})
     return found
 
 

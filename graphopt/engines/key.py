@@ -1,0 +1,183 @@
+"""What an engine is made of, as one key: a changed bit of any of it is another key."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from graphopt import __version__
+from graphopt.backends.build_options import BuildOptions
+from graphopt.config import Shapes, Target
+from graphopt.errors import ModelError
+from graphopt.registry import Registry
+
+SCHEMA = 1
+_NOT_PART = ("timing_cache", "verbose", "plugins", "no_plugins")
+"""Options that change how long a build takes, or where layers come from, whose sources are part of the key."""
+
+
+class NoKey(Exception):
+    """Why a build cannot be kept."""
+
+
+def engine_key(
+    model: Path, shapes: Shapes | None, options: BuildOptions, target: Target, version: str, registry: Registry
+) -> str:
+    """The key of the engine that a model file and these options make.
+
+    Held by it: the file's bytes (operators, edges, attributes, node names, inputs and outputs in their order, weights),
+    those of its data files, the shapes and options, TensorRT's and graphopt's versions, the sources of custom layers
+    and of plugins that may change the build, and, for full TensorRT, the GPU's name and its number of multiprocessors.
+
+    Raises NoKey where a plugin may change the build and has no graphopt_cache_key.
+    """
+    proto = onnx.load(model, load_external_data=False)
+    parts = {
+        "schema": SCHEMA,
+        "graphopt": __version__,
+        "model": _model(model, proto),
+        "shapes": asdict(shapes or Shapes()),
+        "options": {name: value for name, value in asdict(options).items() if name not in _NOT_PART}
+        | {"timing_cache": bool(options.timing_cache)},
+        "backend": [target.backend, version],
+        "gpu": gpu() if target.backend == "tensorrt" else "",
+        "layers": _layers(proto, registry),
+        "builders": _builders(registry),
+    }
+    return digest_of(parts)
+
+
+def request_key(model: Path, words: Mapping[str, Any], files: Iterable[Path], registry: Registry) -> str:
+    """The key of a whole command: the model's bytes, every option, the files that options name, and all code."""
+    found = [_library(), *(module_source(one.module) for one in registry.plugins if one.module is not None)]
+    parts = {
+        "schema": SCHEMA,
+        "graphopt": [__version__, package_source(Path(__file__).parents[1])],
+        "model": _model(model, onnx.load(model, load_external_data=False)),
+        "words": {name: words[name] for name in sorted(words)},
+        "files": [[str(path), file_digest(path)] for path in files],
+        "plugins": [[one.name, one.source, one.reason] for one in registry.plugins],
+        "sources": found,
+        "builders": _builders(registry),
+    }
+    return digest_of(parts)
+
+
+def digest_of(parts: Any) -> str:
+    """A digest of what JSON can say."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def _model(path: Path, proto: onnx.ModelProto) -> list[str]:
+    names = sorted({entry.value for tensor in _tensors(proto) for entry in tensor.external_data
+                    if entry.key == "location"})  # fmt: skip
+    return [file_digest(path), *(file_digest(path.parent / name) for name in names)]
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
+    graphs = [proto.graph]
+    nodes = [node for one in proto.functions for node in one.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            nodes += graph.node
+        else:
+            for attribute in nodes.pop().attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                if attribute.HasField("g"):
+                    graphs.append(attribute.g)
+                graphs += attribute.graphs
+
+
+def file_digest(path: Path) -> str:
+    """A digest of a file. Raises ModelError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+    except OSError as error:
+        raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _layers(proto: onnx.ModelProto, registry: Registry) -> list[Any]:
+    called = {(one.domain, one.name) for one in proto.functions}
+    called |= {(node.domain, node.op_type) for node in proto.graph.node}
+    names = {name for _, name in called}
+    owners = {plugin: layer for plugin, layer in registry.layers() if layer.__name__ in names}
+    return [[name, _about(registry, name)] for name in sorted(owners)]
+
+
+def _builders(registry: Registry) -> list[Any]:
+    keys = registry.builder_keys()
+    missing = sorted(name for name, key in keys.items() if key is None)
+    if missing:
+        raise NoKey(f"plugin {missing[0]} may change the build and has no graphopt_cache_key")
+    return [[name, keys[name], _about(registry, name)] for name in sorted(keys)]
+
+
+def _about(registry: Registry, name: str) -> list[str]:
+    plugin = next(one for one in registry.plugins if one.name == name)
+    return [plugin.source, module_source(plugin.module) if plugin.module is not None else ""]
+
+
+def module_source(module: ModuleType) -> str:
+    """A digest of a plugin's Python source: its whole package, or, of a file, what was loaded from its folder."""
+    path = getattr(module, "__file__", None)
+    if path is None:
+        return ""
+    root = sys.modules.get(module.__name__.partition(".")[0])
+    folders = list(getattr(root, "__path__", ())) if root is not None and root is not module else []
+    if folders:
+        return package_source(Path(folders[0]))
+    home = Path(path).resolve().parent
+    loaded = {Path(path).resolve()}
+    for other in list(sys.modules.values()):
+        source = getattr(other, "__file__", None)
+        if source and source.endswith(".py") and Path(source).resolve().is_relative_to(home):
+            loaded.add(Path(source).resolve())
+    return digest_of([file_digest(one) for one in sorted(loaded)])
+
+
+@cache
+def package_source(folder: Path) -> str:
+    """A digest of all source files under a folder."""
+    kinds = (".py", ".cuh", ".cu", ".json")
+    files = sorted(one for one in folder.rglob("*") if one.suffix in kinds and one.is_file())
+    return digest_of([[str(one.relative_to(folder)), file_digest(one)] for one in files])
+
+
+@cache
+def _library() -> list[list[str]]:
+    """The installed distributions that results depend on; asking TensorRT itself takes half a second."""
+    wanted = ("tensorrt", "onnx", "onnxruntime", "numpy", "ml_dtypes", "onnx_graphsurgeon")
+    found = ((one.name.replace("-", "_").lower(), one.version) for one in metadata.distributions())
+    return sorted([name, version] for name, version in found if name.startswith(wanted))
+
+
+@cache
+def gpu() -> str:
+    """'NVIDIA H100 80GB HBM3, 132' of the first GPU: its name and number of multiprocessors; '' without a driver."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    device, count, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    multiprocessors = 16
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceGetName(name, 256, device):
+        return ""
+    cuda.cuDeviceGetAttribute(ctypes.byref(count), multiprocessors, device)
+    return f"{name.value.decode()}, {count.value}"
