@@ -20,6 +20,8 @@ SIZES = (1, 2, 7, 32, 33, 128, 1000, 1024, 4099)
 """One, odd, even, powers of two and their neighbours: what a name in `shapes` may be."""
 LEADS: tuple[tuple[int, ...], ...] = ((3,), (), (2, 5), (0, 4), (1,), (2, 3, 4), (1025,), (1, 1, 70001))
 """What `...` may be; (0, 4) holds nothing, the last ones are more rows than a grid axis may count."""
+MOST = 1 << 22
+"""Elements of one input, in the calls that the suite makes up; those that a layer names may be larger."""
 LEAST = 3
 """A layer that admits fewer shapes than this is not tested: its `cases` must name some."""
 
@@ -61,7 +63,7 @@ class Case:
                 values = _values(kind, shape, rng, self.family)
             if tuple(values.shape) != shape:
                 raise PluginError(f"sample() gave shape {values.shape} for {shape}", where=f"layer {self.layer.name}")
-            found[name] = np.ascontiguousarray(np.asarray(values).astype(kind))
+            found[name] = np.asarray(values).astype(kind, order="C")
         return found
 
 
@@ -117,18 +119,24 @@ def _sizes(layer: Layer, quick: bool) -> Iterator[tuple[dict[str, Any], dict[str
     for given in layer.cases:
         dims = {name: value for name, value in given.items() if name not in layer.attributes}
         yield dims, {name: value for name, value in given.items() if name in layer.attributes}
+    for dims in _made_up(layer, quick):
+        if all(int(np.prod(_shape(layer, name, dims))) <= MOST for name in layer.shapes):
+            yield dims, {}
+
+
+def _made_up(layer: Layer, quick: bool) -> Iterator[dict[str, Any]]:
     named = sorted({t for text in layer.shapes.values() for t in text.split() if t != "..." and not t.isdecimal()})
-    leads = LEADS if any("..." in text for text in layer.shapes.values()) else LEADS[:1]
     if not layer.shapes or (layer.cases and any(name not in layer.shapes for name in layer.inputs)):
         return
+    leads = LEADS if any("..." in text for text in layer.shapes.values()) else LEADS[:1]
     for turn, size in enumerate(SIZES[:5] if quick else SIZES):
         sizes = {name: SIZES[(turn + 2 * at) % len(SIZES)] if at else size for at, name in enumerate(named)}
-        yield {"...": leads[turn % len(leads[:2])], **sizes}, {}
+        yield {"...": leads[turn % len(leads[:2])], **sizes}
     for lead in leads[2:6] if quick else leads[2:]:
         many = int(np.prod(lead)) > 5000
-        yield {"...": lead, **{name: 3 if many else 33 for name in named}}, {}
+        yield {"...": lead, **{name: 3 if many else 33 for name in named}}
     for empty in named:
-        yield {"...": (2,), **{name: 0 if name == empty else 4 for name in named}}, {}
+        yield {"...": (2,), **{name: 0 if name == empty else 4 for name in named}}
 
 
 def _shape(layer: Layer, name: str, dims: Mapping[str, Any]) -> tuple[int, ...]:

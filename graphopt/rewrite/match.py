@@ -272,7 +272,7 @@ class Matcher:
     def _other_root(self, pattern: Operand, rest: Goals) -> bool:
         for root in roots(pattern):
             index = pattern.index if isinstance(pattern, Output) else 0
-            for node in self._root_candidates(root):
+            for node in self._above(root, set()):
                 if node.op != root.op or index >= len(node.outputs):
                     continue
                 self._roots.append(node.outputs[index])
@@ -281,19 +281,34 @@ class Matcher:
                 self._roots.pop()
         return self._fail(lambda: "another output of the pattern was not found")
 
-    def _root_candidates(self, root: NodePattern) -> list[gs.Node]:
-        if id(root) in self._nodes:
-            return [self._nodes[id(root)]]
-        for child in root.inputs:
-            child = child.inner if isinstance(child, (Const, Maybe)) else child
-            anchor = self._bound.get(child.name) if isinstance(child, Var) else None
-            tensor = anchor.tensor if isinstance(anchor, Value) else None
-            inner = child.node if isinstance(child, Output) else child
-            if isinstance(inner, NodePattern) and id(inner) in self._nodes:
-                tensor = self._nodes[id(inner)].outputs[child.index if isinstance(child, Output) else 0]
-            if tensor is not None:
-                return list(tensor.outputs)[:64]
+    def _above(self, pattern: NodePattern, seen: set[int]) -> list[gs.Node]:
+        """Nodes that may be `pattern`: what reads, directly or through inner nodes, something that is matched."""
+        if id(pattern) in self._nodes:
+            return [self._nodes[id(pattern)]]
+        if id(pattern) not in seen:
+            seen.add(id(pattern))
+            for child in pattern.inputs:
+                readers = [node for tensor in self._anchors(child, seen) for node in list(tensor.outputs)[:64]]
+                if found := list({id(node): node for node in readers if node.op == pattern.op}.values()):
+                    return found[:64]
         return []
+
+    def _anchors(self, operand: Operand, seen: set[int]) -> list[gs.Tensor]:
+        """Tensors that `operand` may be, known from what is matched below it."""
+        while isinstance(operand, (Const, Maybe)):
+            operand = operand.inner
+        if isinstance(operand, Var):
+            bound = self._bound.get(operand.name)
+            return [bound.tensor] if isinstance(bound, Value) and bound.tensor is not None else []
+        if isinstance(operand, Either):
+            return [tensor for option in operand.options for tensor in self._anchors(option, seen)]
+        if isinstance(operand, Output):
+            inner, index = operand.node, operand.index
+        elif isinstance(operand, NodePattern):
+            inner, index = operand, 0
+        else:
+            return []
+        return [node.outputs[index] for node in self._above(inner, seen) if index < len(node.outputs)]
 
     def _finish(self) -> bool:
         nodes = list({id(node): node for node in self._nodes.values()}.values())
