@@ -210,6 +210,12 @@ def test_symmetric_int8_is_taken_as_it_is():
     )
 
 
+@pytest.mark.parametrize("opset", [11, 21])
+def test_dynamic_quantization(opset):
+    source = "g (float[N,5] x) => (uint8[N,5] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear(x) }"
+    check_rule(quantized.spell_quantized, model(source, opset=opset), shapes={"x": (3, 5)})
+
+
 def test_integer_products_are_exact():
     x = np.random.default_rng(0).integers(0, 256, (3, 16), dtype=np.uint8)
     w = np.random.default_rng(1).integers(-128, 128, (16, 5), dtype=np.int8)

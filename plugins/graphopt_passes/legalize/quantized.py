@@ -208,7 +208,24 @@ def qlinear_conv(site: Site) -> Value:
                         site.cast(site[6], np.float32), site[7])  # fmt: skip
 
 
+def dynamic_quantize(site: Site) -> list[Any]:
+    """s = (max(x, 0) - min(x, 0)) / 255, z = round(-min(x, 0) / s), y = clip(round(x / s) + z, 0, 255).
+
+    s is 1 where x is all zeros, as in onnxruntime; the definition would divide by 0.
+    """
+    op, x = site.op, site[0]
+    zero, most = np.zeros((), np.float32), np.float32(255)
+    low = op.Min(op.ReduceMin(x, keepdims=0), zero)
+    span = op.Sub(op.Max(op.ReduceMax(x, keepdims=0), zero), low)
+    scale = op.Where(op.Equal(span, zero), np.ones((), np.float32), op.Div(span, most))
+    point = op.Round(op.Clip(op.Neg(op.Div(low, scale)), zero, most))
+    y = op.Clip(op.Add(op.Round(op.Div(x, scale)), point), zero, most)
+    packed = [pack(site, site.cast(value, np.int32), np.uint8) for value in (y, point)]
+    return [packed[0], scale, packed[1]]
+
+
 HANDLERS = {
+    "DynamicQuantizeLinear": dynamic_quantize,
     "QuantizeLinear": quantize,
     "DequantizeLinear": dequantize,
     "MatMulInteger": matmul_integer,
