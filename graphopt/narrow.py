@@ -85,7 +85,7 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
 def _versioned(job: Job, request: Request) -> Target:
     """The target with the version that is planned for, as far as it matters and is known."""
     version = request.version or job.target.version
-    if not version and request.precision in ("int8", "fp8", "int4", "auto"):
+    if not version and (request.precision in ("int8", "fp8", "int4", "auto") or job.postponed):
         backend = backends.get(job.target.backend, job.limits)
         version = backend.version() if backend.available() is None else ""
     return replace(job.target, version=version)

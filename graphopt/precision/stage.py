@@ -323,6 +323,8 @@ class _Decision:
                        self.runner, request.method, weights_only, self.tell,
                        {} if isinstance(request.calib, Samples) else self.ranges)  # fmt: skip
         found.notes += made.notes
+        if not made.places:
+            return outcome
         plan, judged = within(made, found.plan, self.trials, found.budget, self.cost, self.tell)
         if judged is not None and outcome is not None and judged.worst > found.budget >= outcome.worst:
             return outcome
