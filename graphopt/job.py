@@ -80,6 +80,8 @@ class Job:
         self.promote_io = False
         """Whether inputs and outputs of dtypes that no engine has become ones of the dtype that carries them."""
         self.interface: dict[str, str] = {}
+        self.postponed: frozenset[str] = frozenset()
+        """Stages that run after the precision stage only: legalize would spell out what a quantized source says."""
         self._unused: gs.Graph | None = None
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
@@ -179,7 +181,11 @@ class Job:
             self.report.not_lowered = self._lowering.reasons
         return Manager(
             graph,
-            [one for one in (*self.entries, *self._lowering.entries) if one.name not in whole],
+            [
+                one
+                for one in (*self.entries, *self._lowering.entries)
+                if one.name not in whole and one.stage not in self.postponed
+            ],
             self.target,
             self.limits,
             most=most,

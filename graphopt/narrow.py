@@ -16,14 +16,11 @@ from .job import Job
 from .precision.plan import LOW, Plan
 from .precision.quantization import needs_samples
 from .precision.samples import Samples
-from .precision.stage import Precision, Request, lower
+from .precision.stage import LEAST_OPSET, Precision, Request, lower
 from .precision.unquantize import is_quantized
 from .report.result import describe
 from .rewrite.manager import Manager
 
-LEAST_OPSET = {"bf16": 13, "int8": 19, "fp8": 19, "int4": 21, "auto": 19}
-"""From here on ONNX can say the dtype: Cast to bfloat16, QuantizeLinear of float16, float8, int4. A model of an older
-opset is converted, which the report says."""
 _AGAIN = ("canonicalize", "legalize")
 """Stages that see the graph once more: nothing goes to the builder that legalize has not seen in its final dtypes."""
 
@@ -44,7 +41,8 @@ def checked(job: Job, request: Request, verify: str) -> Request:
     name = plan.precision if plan is not None else request.precision
     needed = LEAST_OPSET.get(name, 0)
     if name in LOW and is_quantized(job.peek()):
-        needed = max(needed, LEAST_OPSET["int8"])
+        job.postponed = frozenset({"legalize"})
+        needed = 0  # converted once it is float again: types of other tools' operators are not known
     if job.opset is None and int(job.peek().opset) < needed:
         job.opset = needed
     return replace(request, calib=held, plan=plan, judge=request.judge and verify != "none")
@@ -87,7 +85,7 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
 def _versioned(job: Job, request: Request) -> Target:
     """The target with the version that is planned for, as far as it matters and is known."""
     version = request.version or job.target.version
-    if not version and request.precision in ("int8", "fp8", "int4", "auto"):
+    if not version and (request.precision in ("int8", "fp8", "int4", "auto") or job.postponed):
         backend = backends.get(job.target.backend, job.limits)
         version = backend.version() if backend.available() is None else ""
     return replace(job.target, version=version)

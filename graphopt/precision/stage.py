@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.config import Shapes, Target
 from graphopt.errors import GraphoptError, UsageError, VerificationError
+from graphopt.ir.convert import convert_opset
 from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Custom
 from graphopt.ir.save import to_proto
@@ -36,6 +37,9 @@ from .types import know_types
 from .unquantize import Source, is_quantized, unquantize
 from .write import Written, write_plan
 
+LEAST_OPSET = {"bf16": 13, "int8": 19, "fp8": 19, "int4": 21, "auto": 19}
+"""From here on ONNX can say the dtype: Cast to bfloat16, QuantizeLinear of float16, float8, int4. A model of an older
+opset is converted, which the report says."""
 _ROUNDS = 6
 _HELPS = 0.8
 """What repair must bring the error down to, of what it was, where it does not reach the budget."""
@@ -154,6 +158,10 @@ def lower(
     source = Source()
     if name in LOW and is_quantized(graph):
         source = unquantize(graph)
+        needed = max(LEAST_OPSET.get(name, 0), LEAST_OPSET["int8"])
+        if int(graph.opset) < needed:
+            source.opset = needed
+            convert_opset(graph, needed)
         know_types(graph, custom)
     budget = request.max_error or (given.max_error if given is not None else None) or BUDGET[name]
     if not budget > 0 or request.max_error == 0:
@@ -175,6 +183,8 @@ def lower(
         if source.nodes:
             notes.append(f"the source was quantized: {source.nodes} operators were brought to float, and the error is "
                          "measured against that")  # fmt: skip
+            if source.opset:
+                notes.append(f"converted to opset {source.opset}, which can say the dtypes")
         notes += [f"{count} {op} of the source stay" for op, count in sorted(source.left.items())]
         if request.prune:
             notes.append(f"{prune(graph)} weights were made 2:4 sparse")
@@ -313,6 +323,8 @@ class _Decision:
                        self.runner, request.method, weights_only, self.tell,
                        {} if isinstance(request.calib, Samples) else self.ranges)  # fmt: skip
         found.notes += made.notes
+        if not made.places:
+            return outcome
         plan, judged = within(made, found.plan, self.trials, found.budget, self.cost, self.tell)
         if judged is not None and outcome is not None and judged.worst > found.budget >= outcome.worst:
             return outcome

@@ -40,6 +40,8 @@ class Source:
     """What the source's quantization said: the largest magnitude of each float tensor that it quantized."""
 
     ranges: dict[str, float] = field(default_factory=dict)
+    opset: int = 0
+    """The opset that the float form was converted to; 0 where its own would do."""
     nodes: int = 0
     """Quantized operators that were brought to float."""
     left: dict[str, int] = field(default_factory=dict)

@@ -53,12 +53,12 @@ def test_calibration_without_anything_to_calibrate():
 
 
 def test_a_metric_of_ones_own(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("def twice(expected, actual):\n    return 0.25\n")
+    (tmp_path / "my_metric.py").write_text("def twice(expected, actual):\n    return 0.25\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     source = model(TEXT, weights=WEIGHTS)
-    result = graphopt.optimize(source, precision=Request("fp16", metric="mine:twice", max_error=0.3))
+    result = graphopt.optimize(source, precision=Request("fp16", metric="my_metric:twice", max_error=0.3))
     assert set(result.report.precision["error"].values()) == {0.25}
-    with pytest.raises(VerificationError, match=r"off by 0\.25 \(mine:twice\)"):
-        graphopt.optimize(source, precision=Request("fp16", metric="mine:twice", max_error=0.2))
+    with pytest.raises(VerificationError, match=r"off by 0\.25 \(my_metric:twice\)"):
+        graphopt.optimize(source, precision=Request("fp16", metric="my_metric:twice", max_error=0.2))
     with pytest.raises(UsageError, match="there is no metric 'l3'"):
         graphopt.optimize(source, precision=Request("fp16", metric="l3"))

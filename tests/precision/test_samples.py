@@ -54,16 +54,16 @@ def test_no_sample_at_all(tmp_path):
 def test_a_function_is_called_once_a_pass(tmp_path, monkeypatch):
     text = "import numpy as np\ncalls = []\ndef data():\n    calls.append(1)\n    for n in (1, 2):\n"
     text += "        yield {'x': np.ones((n, 4), np.float32), 'i': np.arange(n)}\n"
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "my_samples.py").write_text(
         text + "def broken():\n    raise OSError('disk')\n    yield\ndef wrong():\n    yield 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    samples = Samples("mine:data", SOURCE)
+    samples = Samples("my_samples:data", SOURCE)
     assert len(samples) == 2
     assert [np.shape(one["x"]) for one in samples] == [(1, 4), (2, 4)]
     for name, says in (("nothing", "has no nothing"), ("broken", "raised OSError: disk"), ("wrong", "is a int")):
         with pytest.raises(UsageError, match=says):
-            Samples(f"mine:{name}", SOURCE)
+            Samples(f"my_samples:{name}", SOURCE)
 
 
 def test_it_is_said_before_the_passes_run(tmp_path, capsys):
