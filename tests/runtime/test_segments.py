@@ -25,7 +25,7 @@ from graphopt.runtime.kernel_call import KernelCall
 from graphopt.runtime.partition import EnginePart, KernelPart
 from graphopt.runtime.ports import choose_profile
 from graphopt.runtime.segmented import layers_of, ports_of
-from graphopt.runtime.segments import BORDER_MS, build_segments, chosen_by
+from graphopt.runtime.segments import build_segments, chosen_by
 from graphopt.testing import model
 from tests.layers import third_party
 from tests.layers.models import norms
@@ -296,9 +296,9 @@ def test_auto_cuts_where_the_measurement_pays_for_the_border(tmp_path: Path, mon
 
     assert segments() is None, "nothing was measured"
     store = Store("NVIDIA Test")
-    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.1 + BORDER_MS / 2)])
-    assert segments() is None, "the kernel wins less than a border costs"
-    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.1 + BORDER_MS * 2)])
+    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.2)])
+    assert segments() is None, "the kernel wins, but less than a border may cost"
+    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.21)])
     assert segments() is not None
 
 
