@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime as ort
+from graphopt_layers.norms import FusedRMSNorm
 
 from graphopt.conformance.bench import calls, spelled
-from graphopt_layers.norms import FusedRMSNorm
 
 
 def test_every_spelling_is_a_model_of_the_same_numbers() -> None:
