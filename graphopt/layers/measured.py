@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -126,6 +127,13 @@ def stores(folder: Path | None = None) -> list[Store]:
 def measured_files() -> list[Path]:
     """The files with measurements, on which it depends where custom layers are placed."""
     return sorted((cache_folder() / "measured").glob("*.json"))
+
+
+def digest() -> str:
+    """A digest of all that `auto` chooses by: the measurements, and the GPU at hand; '' where nothing was measured."""
+    if not (some := stores()):
+        return ""
+    return hashlib.sha256(b"".join([current_gpu().encode(), *(one.path.read_bytes() for one in some)])).hexdigest()
 
 
 def current_gpu() -> str:

@@ -47,13 +47,6 @@ def pays(best: Measurement) -> bool:
     return best.engine_ms > 2 * best.kernel_ms + BORDER_MS
 
 
-def chosen_by(mode: str) -> str:
-    """What `auto` depends on beyond model, shapes and options: a digest of the measurements and the GPU."""
-    if mode != "auto" or not (some := stores()):
-        return ""
-    return hashlib.sha256(b"".join([current_gpu().encode(), *(one.path.read_bytes() for one in some)])).hexdigest()
-
-
 def build_segments(
     model_path: Path,
     engine_path: Path,
@@ -95,7 +88,7 @@ def _calls(model_path: Path) -> bool:
 
 def _profiles(shapes: Shapes, options: BuildOptions | None) -> tuple[Shapes, ...]:
     """The shapes of every optimization profile."""
-    return (shapes, *getattr(options, "profiles", ()))
+    return (shapes, *(options.profiles if options is not None else ()))
 
 
 class _Judge:
@@ -242,8 +235,7 @@ class _Maker:
         self._refuse_host_values(part)
         open_ = [name for name in part.inputs if not dims_of.is_static(dims_of.of(self.found.tensors[name]))]
         first, *others = (Shapes(*({name: one[name][at] for name in open_} for at in range(3))) for one in bounds)
-        further: dict[str, Any] = {"profiles": tuple(others)} if others else {}
-        options = replace(self.options or BuildOptions(), **further)
+        options = replace(self.options or BuildOptions(), profiles=tuple(others))
         progress: Progress | None = None
         if self.progress is not None:
             report: Callable[[str, int, int], None] = self.progress
