@@ -118,7 +118,7 @@ def bench_layer(
     no_store: NoStore = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a layer's kernel against the engine that TensorRT-RTX makes of its body; --lower auto reads it."""
+    """Measure a layer's kernel against the fastest engine of its body or another spelling; --lower auto reads it."""
     with failures(as_json):
         from .conformance.bench import bench_layer as run
         from .conformance.bench import calls

@@ -20,6 +20,8 @@ from graphopt import __version__
 from graphopt.backends.build_options import BuildOptions
 from graphopt.config import Shapes, Target
 from graphopt.errors import ModelError
+from graphopt.layers import measured
+from graphopt.layers.layer import DOMAIN
 from graphopt.registry import Registry
 
 SCHEMA = 1
@@ -37,8 +39,9 @@ def engine_key(
     """The key of the engine that a model file and these options make.
 
     Held by it: the file's bytes (operators, edges, attributes, node names, inputs and outputs in their order, weights),
-    those of its data files, the shapes and options, TensorRT's and graphopt's versions, the sources of custom layers
-    and of plugins that may change the build, and, for full TensorRT, the GPU's name and its number of multiprocessors.
+    those of its data files, the shapes and options, the measurements by which layers' kernels are chosen, TensorRT's
+    and graphopt's versions, the sources of custom layers and of plugins that may change the build, and, for full
+    TensorRT, the GPU's name and its number of multiprocessors.
 
     Raises NoKey where a plugin may change the build and has no graphopt_cache_key.
     """
@@ -53,6 +56,7 @@ def engine_key(
         "backend": [target.backend, version],
         "gpu": gpu() if target.backend == "tensorrt" else "",
         "layers": _layers(proto, registry),
+        "measured": measured.digest() if _is_chosen(proto, options, target) else "",
         "builders": _builders(registry),
     }
     return digest_of(parts)
@@ -70,8 +74,15 @@ def request_key(model: Path, words: Mapping[str, Any], files: Iterable[Path], re
         "plugins": [[one.name, one.source, one.reason] for one in registry.plugins],
         "sources": found,
         "builders": _builders(registry),
+        "measured": measured.digest(),
     }
     return digest_of(parts)
+
+
+def _is_chosen(proto: onnx.ModelProto, options: BuildOptions, target: Target) -> bool:
+    """Whether measurements decide which layers run as kernels between engines."""
+    auto = options.segments == "auto" and target.backend == "tensorrt_rtx"
+    return auto and any(node.domain == DOMAIN for node in proto.graph.node)
 
 
 def digest_of(parts: Any) -> str:

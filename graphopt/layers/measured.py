@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -86,17 +87,14 @@ class Store:
             default=None,
         )
 
-    def judge(self, layer: str, dtype: str, nbytes: int, cost_ms: float = 0.0) -> str | None:
-        """None if the nearest measurement says that the kernel wins by more than cost_ms; else why it is not placed."""
+    def judge(self, layer: str, dtype: str, nbytes: int) -> str | None:
+        """None if the nearest measurement says that the kernel wins, else why the layer is not placed."""
         best = self.nearest(layer, dtype, nbytes)
         if best is None:
             return f"not measured on {self.gpu} in {dtype} near {nbytes} bytes: graphopt bench-layer measures it"
-        if best.kernel_ms + cost_ms < best.engine_ms:
+        if best.wins:
             return None
-        extra = f" and {cost_ms} ms for leaving the engine" if cost_ms else ""
-        return (
-            f"the engine's own is faster: {best.engine_ms:.4f} ms against {best.kernel_ms:.4f} ms{extra} on {self.gpu}"
-        )
+        return f"the engine's own is faster: {best.engine_ms:.4f} ms against {best.kernel_ms:.4f} ms on {self.gpu}"
 
 
 def _measurement(entry: dict[str, Any]) -> Measurement:
@@ -129,6 +127,13 @@ def stores(folder: Path | None = None) -> list[Store]:
 def measured_files() -> list[Path]:
     """The files with measurements, on which it depends where custom layers are placed."""
     return sorted((cache_folder() / "measured").glob("*.json"))
+
+
+def digest() -> str:
+    """A digest of all that `auto` chooses by: the measurements, and the GPU at hand; '' where nothing was measured."""
+    if not (some := stores()):
+        return ""
+    return hashlib.sha256(b"".join([current_gpu().encode(), *(one.path.read_bytes() for one in some)])).hexdigest()
 
 
 def current_gpu() -> str:

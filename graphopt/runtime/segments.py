@@ -25,7 +25,7 @@ from graphopt.ir.load import load
 from graphopt.ir.save import write as write_model
 from graphopt.layers.facts import inference, known
 from graphopt.layers.layer import DOMAIN, Layer
-from graphopt.layers.measured import Store, bytes_of, current_gpu, stores
+from graphopt.layers.measured import Measurement, Store, bytes_of, current_gpu, stores
 from graphopt.layers.tensor import Tensor
 from graphopt.registry import Registry
 
@@ -34,15 +34,17 @@ from .container import Blobs, Constant, Description, EngineEntry, KernelEntry, V
 from .intervals import Interval, decides_shapes, intervals
 from .partition import EnginePart, KernelPart, Partition, partition
 
-BORDER_MS = 0.01
-"""What a kernel between two engines must win at least: it ends what TensorRT would have fused across it."""
+BORDER_MS = 0.0025
+"""What a kernel between engines costs by itself: 1.6 to 2.5 us on an H100 (tests/bench/segments_gpu.py)."""
 
 
-def chosen_by(mode: str) -> str:
-    """What `auto` depends on beyond model, shapes and options: a digest of the measurements and the GPU."""
-    if mode != "auto" or not (some := stores()):
-        return ""
-    return hashlib.sha256(b"".join([current_gpu().encode(), *(one.path.read_bytes() for one in some)])).hexdigest()
+def pays(best: Measurement) -> bool:
+    """Whether a kernel wins even where TensorRT would have fused the body with what comes before and after it.
+
+    Then the body's own reads and writes cost nothing in the engine, while a border demands one more pass over the same
+    data: about the time of the kernel once more.
+    """
+    return best.engine_ms > 2 * best.kernel_ms + BORDER_MS
 
 
 def build_segments(
@@ -58,7 +60,7 @@ def build_segments(
     """A container at engine_path in which calls of custom layers run as their kernels; None if no call is to.
 
     mode: 'always' cuts at every call; 'auto' where the layer's body cannot be built, or where a measurement on the GPU
-    at hand says that the kernel wins more than BORDER_MS; 'never' nowhere.
+    at hand says that the kernel pays for the border; 'never' nowhere.
 
     Raises:
         GraphoptError: the model cannot be cut there, or a part cannot be built.
@@ -86,7 +88,7 @@ def _calls(model_path: Path) -> bool:
 
 def _profiles(shapes: Shapes, options: BuildOptions | None) -> tuple[Shapes, ...]:
     """The shapes of every optimization profile."""
-    return (shapes, *getattr(options, "profiles", ()))
+    return (shapes, *(options.profiles if options is not None else ()))
 
 
 class _Judge:
@@ -115,7 +117,16 @@ class _Judge:
         if total is None or None in tensors:
             return "its size is not known: give --shapes, or build with --segments always"
         kinds = (t.dtype.name for t, name in zip(tensors, layer.inputs, strict=False) if t and name not in layer.types)
-        return self.store.judge(layer.name, next(kinds, layer.dtypes[0]), total, BORDER_MS)
+        kind = next(kinds, layer.dtypes[0])
+        best = self.store.nearest(layer.name, kind, total)
+        if best is None or not best.wins:
+            return self.store.judge(layer.name, kind, total)
+        if pays(best):
+            return None
+        return (
+            f"its kernel takes {best.kernel_ms:.4f} ms, the body {best.engine_ms:.4f} ms: "
+            "too little for what TensorRT may no longer fuse"
+        )
 
     def _sized(self, tensor: gs.Tensor) -> Tensor | None:
         told = known(tensor)
@@ -224,8 +235,7 @@ class _Maker:
         self._refuse_host_values(part)
         open_ = [name for name in part.inputs if not dims_of.is_static(dims_of.of(self.found.tensors[name]))]
         first, *others = (Shapes(*({name: one[name][at] for name in open_} for at in range(3))) for one in bounds)
-        further: dict[str, Any] = {"profiles": tuple(others)} if others else {}
-        options = replace(self.options or BuildOptions(), **further)
+        options = replace(self.options or BuildOptions(), profiles=tuple(others))
         progress: Progress | None = None
         if self.progress is not None:
             report: Callable[[str, int, int], None] = self.progress

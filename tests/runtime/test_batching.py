@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.cli import main
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.runtime.batching import Batcher
+from graphopt.runtime.rows import Axes, padded_sizes
 from graphopt.testing import model
 
 from .executor import OnnxRuntime
@@ -196,3 +198,21 @@ def test_sizes_that_the_engine_does_not_take_are_refused() -> None:
         Batcher(affine(), batch=9)
     with pytest.raises(UsageError, match="choose among"):
         Batcher(affine(), sizes=[16])
+
+
+@pytest.mark.parametrize("sizes", ["", "0", "4,x", "-1", "some"])
+def test_batch_sizes_that_are_none_are_refused(sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["bench", "nowhere.engine", "--batches", sizes])
+    assert left.value.code == 2
+    assert "--batches 1,8,32" in capsys.readouterr().err
+
+
+def test_rows_are_repeated_or_left_out_to_make_a_batch_of_a_size() -> None:
+    axes = Axes(affine(), 0, {}, None)
+    x = rows(3)
+    assert axes.of_size({"x": x}, 2)["x"].tolist() == x[:2].tolist()
+    assert axes.of_size({"x": x}, 5)["x"].tolist() == [*x.tolist(), *x[:2].tolist()]
+    assert padded_sizes(1, 8) == (1, 2, 4, 8)
+    assert padded_sizes(3, 10) == (3, 4, 8, 10)
+    assert padded_sizes(5, 5) == (5,)

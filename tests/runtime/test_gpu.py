@@ -223,3 +223,11 @@ def test_run_bench_and_profile(folder: Path) -> None:
     found = command("profile", folder / "net.engine", "--seconds", "0.2")
     assert found["layers"]
     assert found["named"] > 0.9
+
+
+def test_bench_at_several_batch_sizes(folder: Path) -> None:
+    rows = command("bench", folder / "net.engine", "--seconds", "0.2", "--batches", "all")["rows"]
+    assert [row["batch"] for row in rows[1:]] == [1, 2, 4, 8, 16]
+    assert all(row["device_ms"]["median"] > 0 and row["per_second"] > 0 for row in rows)
+    wrong = command("bench", folder / "net.engine", "--seconds", "0.2", "--batches", "4,17")["rows"]
+    assert [bool(row["failed"]) for row in wrong] == [False, False, True]

@@ -129,6 +129,20 @@ def test_shapes_outside_of_the_profile_are_named(chain: graphopt.Engine) -> None
         chain(x=x_of(65))
 
 
+def test_profiles_are_switched_by_shapes(tmp_path: Path) -> None:
+    first, second = (Shapes({"x": (2, n, 64)}, {"x": (2, 2 * n, 64)}, {"x": (2, 4 * n, 64)}) for n in (1, 16))
+    graphopt.optimize(
+        norms(), lower="always", plugins=[third_party], engine=tmp_path / "m.engine", shapes=first, verify="none",
+        build_options=BuildOptions(segments="always", profiles=(second,)),
+    )  # fmt: skip
+    engine = graphopt.Engine(tmp_path / "m.engine", plugins=[third_party])
+    for rows in (2, 40, 4, 64, 16):
+        x = x_of(rows, rows)
+        close(engine(x=x)["z1"], once(norms(), {"x": x})["z1"])
+    with pytest.raises(graphopt.UsageError, match="no optimization profile"):
+        engine(x=x_of(9))
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name != "control flow"])
 def test_every_way_to_cut(name: str, tmp_path: Path) -> None:
     from graphopt import backends

@@ -15,6 +15,7 @@ import pytest
 import graphopt
 from graphopt import backends
 from graphopt.backends.protocol import BuildOptions
+from graphopt.engines.key import engine_key
 from graphopt.errors import BackendError, GraphoptError, UsageError
 from graphopt.layers.layer import Layer
 from graphopt.layers.measured import Measurement, Store
@@ -25,7 +26,7 @@ from graphopt.runtime.kernel_call import KernelCall
 from graphopt.runtime.partition import EnginePart, KernelPart
 from graphopt.runtime.ports import choose_profile
 from graphopt.runtime.segmented import layers_of, ports_of
-from graphopt.runtime.segments import BORDER_MS, build_segments, chosen_by
+from graphopt.runtime.segments import build_segments
 from graphopt.testing import model
 from tests.layers import third_party
 from tests.layers.models import norms
@@ -296,9 +297,9 @@ def test_auto_cuts_where_the_measurement_pays_for_the_border(tmp_path: Path, mon
 
     assert segments() is None, "nothing was measured"
     store = Store("NVIDIA Test")
-    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.1 + BORDER_MS / 2)])
-    assert segments() is None, "the kernel wins less than a border costs"
-    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.1 + BORDER_MS * 2)])
+    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.2)])
+    assert segments() is None, "the kernel wins, but less than a border may cost"
+    store.add([Measurement("FusedRootNorm", "float32", size, ((64, 8), (8,)), 0.1, 0.21)])
     assert segments() is not None
 
 
@@ -307,16 +308,32 @@ def test_an_unknown_mode_is_refused() -> None:
         BuildOptions(segments="some")
 
 
-def test_what_auto_depends_on_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For keys of builds that are kept."""
+def test_measurements_are_part_of_the_key_of_what_they_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    assert chosen_by("auto") == chosen_by("always") == ""
-    found = []
-    for kernel_ms in (0.1, 0.2):
-        Store("NVIDIA Test").add([Measurement("FusedX", "float32", 4, ((1,),), kernel_ms, 0.3)])
-        found.append(chosen_by("auto"))
-    assert found[0] != found[1]
-    assert chosen_by("always") == ""
+    onnx.save(case("chain"), tmp_path / "m.onnx")
+    onnx.save(model("g (float[3] x) => (float[3] y) { y = Exp(x) }"), tmp_path / "plain.onnx")
+
+    def keys(name: str, mode: str) -> set[str]:
+        found = set()
+        for kernel_ms in (0.1, 0.2):
+            Store("NVIDIA Test").add([Measurement("FusedX", "float32", 4, ((1,),), kernel_ms, 0.3)])
+            words = None, BuildOptions(segments=mode), graphopt.Target(), "1", Registry([third_party])
+            found.add(engine_key(tmp_path / name, *words))
+        return found
+
+    assert len(keys("m.onnx", "auto")) == 2
+    assert len(keys("m.onnx", "always")) == len(keys("plain.onnx", "auto")) == 1
+
+
+def test_every_profile_has_its_bounds(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    onnx.save(case("chain"), tmp_path / "m.onnx")
+    first, second = (graphopt.Shapes({"x": (n, 8)}, {"x": (2 * n, 8)}, {"x": (4 * n, 8)}) for n in (1, 16))
+    words = backends.get("tensorrt_rtx"), Registry([third_party]), "always", first, BuildOptions(profiles=(second,))
+    assert build_segments(tmp_path / "m.onnx", tmp_path / "m.engine", *words) is not None
+    value = Container(tmp_path / "m.engine").description.values["a"]
+    assert value.profiles == (((1, 8), (2, 8), (4, 8)), ((16, 8), (32, 8), (64, 8)))
+    assert value.dims == (-1, 8)
 
 
 def test_a_layer_that_is_missing_or_has_changed_is_said(built: Path, tmp_path: Path) -> None:
