@@ -154,7 +154,8 @@ def _times(profile: Mapping[str, Any] | None) -> str:
 def _picture(graph: gs.Graph | None, profile: Mapping[str, Any] | None) -> str:
     if graph is None:
         return ""
-    drawing = picture(graph, costs_of(profile) if profile is not None else None)
+    costs = costs_of(profile) if profile is not None else {}
+    drawing = picture(graph, costs)
     if not drawing:
         remark = _remark(f"Graphs of more than {MOST_NODES:,} nodes are not drawn.")
         return _section("Graph", remark) if len(graph.nodes) > MOST_NODES else ""
@@ -166,6 +167,9 @@ def _picture(graph: gs.Graph | None, profile: Mapping[str, Any] | None) -> str:
         f'<p class="tools remark">{legend}<label>size <input type=range min=15 max=150 value=100 '
         'data-zoom="#picture"></label></p>'
     )
+    shown = sum(costs.get(node.name, 0.0) for node in graph.nodes)
+    if costs and shown < _MATCH:
+        tools += _note(f"{shown:.0%} of the profile's time belongs to nodes of this graph: was it built from it?")
     return _section("Graph", f"{tools}<div id=picture class=picture tabindex=0>{drawing}</div>")
 
 
@@ -233,6 +237,7 @@ def _some(nodes: Sequence[str]) -> str:
     return ", ".join(nodes[:_MOST_NODES]) + rest
 
 
+_MATCH = 0.8
 _MOST_VETOES, _MOST_NODES = 20, 12
 
 
