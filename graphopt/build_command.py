@@ -58,6 +58,13 @@ SaveOnnx = Annotated[
 Raw = Annotated[
     bool, typer.Option("--raw", metavar="", help="Build the model as it is: no pass, and nothing to compare.")
 ]
+LayerTimes = Annotated[
+    str | None,
+    typer.Option(
+        "--layer-times", metavar="FILE", show_default=False,
+        help="Show this profile, as `graphopt profile -o` wrote it, in the HTML report.",
+    ),
+]  # fmt: skip
 NoCache = Annotated[
     bool, typer.Option("--no-cache", metavar="", help="Build even if the engine cache has this engine.")
 ]
@@ -71,6 +78,7 @@ def build(
     output: EngineFile = None,
     save_onnx: SaveOnnx = None,
     report: ReportFile = None,
+    layer_times: LayerTimes = None,
     raw: Raw = False,
     no_cache: NoCache = False,
     shapes: TypicalShapes = None,
@@ -117,7 +125,9 @@ def build(
         assert engine is not None
         options = replace(options_of(builder, verbose), segments=segments)
         target = Target(backend, compute_capability=next(iter(options.compute_capabilities), None))
-        job = Build(model, engine, context.params, words_of(context), report=report, use_cache=not no_cache)
+        job = Build(
+            model, engine, context.params, words_of(context), report=report, use_cache=not no_cache, times=layer_times
+        )
         with progress(quiet or as_json) as show:
             job.run(
                 show,

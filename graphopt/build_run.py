@@ -41,7 +41,7 @@ class Build:
 
     def __init__(
         self, model: str, engine: Path, words: dict[str, Any], command: list[str], *, report: str | None = None,
-        use_cache: bool = True,
+        use_cache: bool = True, times: str | None = None,
     ) -> None:  # fmt: skip
         self.model = model
         self.engine = engine
@@ -49,6 +49,7 @@ class Build:
         self.words["timing_cache"] = bool(words.get("timing_cache"))
         self.command = command
         self.report = report
+        self.times = times
         self.store = Store() if use_cache else None
         self.result: Result | None = None
         self.answer: dict[str, Any] = {}
@@ -116,7 +117,7 @@ class Build:
         if self.result is not None:
             from .outcome import tell
 
-            tell(self.result, self.model, self.report, as_json, quiet, verbose)
+            tell(self.result, self.model, self.report, as_json, quiet, verbose, self.times)
             return
         for text in self.answer["warnings"]:
             warn(text)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from . import __version__
 from .backends.protocol import BuildOptions, BuildResult
 from .config import Shapes
 from .ir.graph import flatten, peek, scopes
+from .report.environment import environment
 
 SCHEMA = 1
 
@@ -66,17 +65,6 @@ def profile_json(shapes: Shapes) -> dict[str, list[list[int]]]:
     """Input -> its least, typical and largest shape."""
     names = sorted({*shapes.min, *shapes.opt, *shapes.max})
     return {name: [list(dims) for dims in shapes.of(name)] for name in names}
-
-
-def environment() -> dict[str, str]:
-    """What a build ran in: Python, the machine, and the distributions that its result depends on."""
-    wanted = ("graphopt", "onnx", "onnxruntime", "numpy", "onnx_graphsurgeon", "tensorrt", "cupy")
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for one in metadata.distributions():
-        name = one.name.replace("-", "_").lower()
-        if name.startswith(wanted):
-            found[name] = one.version
-    return found
 
 
 def write_manifest(engine: Path, data: dict[str, Any]) -> Path:

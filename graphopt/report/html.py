@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
 
 from graphopt import __version__
 from graphopt.backends.protocol import NetworkInfo
 from graphopt.rewrite.worklist import Fired
 
 from . import units
+from .environment import environment
+from .picture import MOST_NODES, costs_of, picture
 from .precision import kept_reasons, precision_head
 from .result import Report
 from .style import CSS
 from .text import build_line, layers_note, operator_rows, profile_lines, verdict, warnings
+from .times import SCRIPT, layer_times
 
 Cell = str | int | tuple[str, str]
 """Text, a number, or (text, CSS class)."""
 
 
-def page(report: Report, source: str) -> str:
-    """A whole HTML document."""
+def page(
+    report: Report, source: str, *, graph: gs.Graph | None = None, profile: Mapping[str, Any] | None = None
+) -> str:
+    """A whole HTML document. graph: the result, for its picture. profile: what `graphopt profile -o` wrote."""
     name = Path(source).name
     sections = [
         _header(report, name),
@@ -30,11 +38,14 @@ def page(report: Report, source: str) -> str:
         _verification(report),
         _precision(report),
         _engine(report),
+        _times(profile),
+        _picture(graph, profile),
         _refused(report),
         _operators(report),
         _layers(report),
         _passes(report.passes),
         _files(report),
+        _environment(),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -42,7 +53,8 @@ def page(report: Report, source: str) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(name)}: graphopt report</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(filter(None, sections))
-        + f"\n<footer>graphopt {__version__}, {units.duration(report.seconds)}</footer>\n</main>\n</body>\n</html>\n"
+        + f"\n<footer>graphopt {__version__}, {units.duration(report.seconds)}</footer>\n</main>\n"
+        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
@@ -135,6 +147,37 @@ def _engine(report: Report) -> str:
     return _section("Engine", f"<p><code>{escape(report.build['engine'])}</code></p>{body}{details}")
 
 
+def _times(profile: Mapping[str, Any] | None) -> str:
+    return _section("Where the time goes", layer_times(profile)) if profile is not None else ""
+
+
+def _picture(graph: gs.Graph | None, profile: Mapping[str, Any] | None) -> str:
+    if graph is None:
+        return ""
+    costs = costs_of(profile) if profile is not None else {}
+    drawing = picture(graph, costs)
+    if not drawing:
+        remark = _remark(f"Graphs of more than {MOST_NODES:,} nodes are not drawn.")
+        return _section("Graph", remark) if len(graph.nodes) > MOST_NODES else ""
+    legend = (
+        "<span class=key>cost <i class=heat></i></span>" if profile is not None else
+        "<span class=key><i class=made></i> made by a rule</span>"
+    )  # fmt: skip
+    tools = (
+        f'<p class="tools remark">{legend}<label>size <input type=range min=15 max=150 value=100 '
+        'data-zoom="#picture"></label></p>'
+    )
+    shown = sum(costs.get(node.name, 0.0) for node in graph.nodes)
+    if costs and shown < _MATCH:
+        tools += _note(f"{shown:.0%} of the profile's time belongs to nodes of this graph: was it built from it?")
+    return _section("Graph", f"{tools}<div id=picture class=picture tabindex=0>{drawing}</div>")
+
+
+def _environment() -> str:
+    rows: list[Sequence[Cell]] = [((name, "code"), value) for name, value in sorted(environment().items())]
+    return _section("Environment", f"<details><summary>Versions</summary>{_table(('', 'version'), rows)}</details>")
+
+
 def _refused(report: Report) -> str:
     rows: list[Sequence[Cell]] = [
         ((one["pass"], "code"), one["plugin"], (one["node"] or "(whole graph)", "code"), one["why"])
@@ -171,10 +214,31 @@ def _passes(passes: Sequence[Fired]) -> str:
 
     head = ("pass", "plugin", "changes", "time", "equation")
     busy = [row(one) for one in passes if one.changes]
+    vetoes: list[Sequence[Cell]] = [
+        ((one.name, "code"), (node, "code"), reason)
+        for one in passes
+        for node, reason in list(one.vetoes.items())[:_MOST_VETOES]
+    ]
+    where: list[Sequence[Cell]] = [((one.name, "code"), (_some(one.nodes), "code")) for one in passes if one.changes]
     idle = [row(one) for one in passes if not one.changes]
     rest = units.several(len(idle), "other pass", "other passes")
     more = f"<details><summary>{rest} found nothing to do</summary>{_table(head, idle)}</details>" if idle else ""
+    if where:
+        more = f"<details><summary>Where they changed it</summary>{_table(('pass', 'nodes'), where)}</details>{more}"
+    if vetoes:
+        kept = units.several(len(vetoes), "place")
+        table = _table(("pass", "node", "because"), vetoes)
+        more += f"<details><summary>Why passes left {kept} alone that they match</summary>{table}</details>"
     return _section("Passes", (_table(head, busy) if busy else "<p>No pass changed anything.</p>") + more)
+
+
+def _some(nodes: Sequence[str]) -> str:
+    rest = f" and {len(nodes) - _MOST_NODES} more" if len(nodes) > _MOST_NODES else ""
+    return ", ".join(nodes[:_MOST_NODES]) + rest
+
+
+_MATCH = 0.8
+_MOST_VETOES, _MOST_NODES = 20, 12
 
 
 def _files(report: Report) -> str:

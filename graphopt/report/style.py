@@ -4,7 +4,8 @@ CSS = """
 :root { color-scheme: light dark;
   --ground: light-dark(#f7f7f5, #16181c); --sheet: light-dark(#ffffff, #1e2127); --ink: light-dark(#1c1e21, #e6e7e9);
   --soft: light-dark(#676b73, #9a9fa8); --line: light-dark(#e3e4e1, #32363e); --good: light-dark(#17713d, #63c98b);
-  --bad: light-dark(#b3261e, #f2887f); --more: light-dark(#8a5a00, #e3b25c); --bar: light-dark(#3d6fb4, #7aa6e0); }
+  --bad: light-dark(#b3261e, #f2887f); --more: light-dark(#8a5a00, #e3b25c); --bar: light-dark(#3d6fb4, #7aa6e0);
+  --hot: light-dark(#d9480f, #ff8c5a); }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 60rem; margin: 0 auto; padding: 2rem 1rem 3rem; }
@@ -47,6 +48,29 @@ td:has(> code) { min-width: 9rem; }
 details { margin-top: .6rem; }
 summary { cursor: pointer; color: var(--soft); }
 footer { font-size: .85rem; margin-top: 1.5rem; }
+.picture { overflow: auto; max-height: 75vh; border: 1px solid var(--line); border-radius: .4rem; text-align: center; }
+.graph text { font: 12px system-ui, sans-serif; text-anchor: middle; fill: var(--ink); }
+.graph rect { fill: var(--ground); stroke: var(--line); }
+.graph .made rect { stroke: var(--bar); stroke-width: 1.5; }
+.graph .hot rect { fill: color-mix(in oklab, var(--hot) calc(var(--heat) * 85% + 8%), var(--sheet));
+  stroke: var(--hot); }
+.graph .node:hover rect { stroke: var(--ink); }
+.edges path { fill: none; stroke: var(--soft); stroke-opacity: .55; }
+.tools { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; align-items: center; }
+.tools label { display: inline-flex; align-items: center; gap: .4rem; margin-left: auto; }
+.key i { display: inline-block; width: 2.2rem; height: .8rem; vertical-align: -.1rem; border-radius: .2rem; }
+.key .heat { background: linear-gradient(90deg, var(--sheet), var(--hot)); border: 1px solid var(--hot); width: 5rem; }
+.key .made { border: 1.5px solid var(--bar); }
+.search input { font: inherit; width: min(100%, 22rem); padding: .35rem .6rem; border: 1px solid var(--line);
+  border-radius: .4rem; background: var(--ground); color: inherit; }
+.sortable th { cursor: pointer; user-select: none; }
+.sortable th[aria-sort=descending]::after { content: " ↓"; }
+.sortable th[aria-sort=ascending]::after { content: " ↑"; }
+.sortable td { font-size: .9rem; }
+.share { min-width: 7rem; font-size: .8rem; color: var(--soft); }
+.share .bar { height: .6rem; margin: .25rem 0 .1rem; }
+.scroll:has(#layers) { max-height: 70vh; overflow: auto; }
+.scroll:has(#layers) th { position: sticky; top: 0; background: var(--sheet); }
 @media (max-width: 30rem) {
   main { padding: 1rem .6rem 2rem; }
   section { padding: .8rem; }
