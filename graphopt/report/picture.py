@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 import onnx_graphsurgeon as gs
 
@@ -95,7 +96,7 @@ def _order(rows: list[list[_Place]]) -> None:
 def _spread(row: list[_Place]) -> None:
     """Push what overlaps apart, and keep the row's middle where it was."""
     wanted = [one.column for one in row]
-    for first, second in zip(row, row[1:], strict=False):
+    for first, second in pairwise(row):
         least = first.column + (_size(first) + _size(second)) / 2 + _GAP_X
         second.column = max(second.column, least)
     shift = sum(one.column - was for one, was in zip(row, wanted, strict=True)) / max(len(row), 1)
