@@ -211,11 +211,11 @@ class Job:
         """Run the passes; fill in what they did. observe: called with the manager before it runs."""
         self.progress("passes", 0, 0)
         while True:
-            manager = self.manager(refused=refused)
-            if observe is not None:
-                observe(manager)
             try:
                 with deadline(self.limits.pass_seconds):
+                    manager = self.manager(refused=refused)
+                    if observe is not None:
+                        observe(manager)
                     self.report.passes = manager.run()
             except PassError as error:
                 self._leave_out(error)

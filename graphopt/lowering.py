@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .config import Target
-from .errors import UsageError
+from .errors import PassError, UsageError
 from .ir.infer import Custom
 from .ir.load import load
 from .layers.decide import LOWER, Decision
@@ -66,9 +66,16 @@ def lowering(
     before = [one for one in entries if one.stage in early]
 
     def simplify(model: onnx.ModelProto) -> gs.Graph:
-        small = load(model)
-        Manager(small, before, target).run()
-        return small
+        entries = before
+        while True:
+            small = load(model)
+            try:
+                Manager(small, entries, target).run()
+                return small
+            except PassError as error:  # what fails here is named where it fails in the model, if it does
+                if not error.culprit or isinstance(error.__cause__, TimeoutError):
+                    raise
+                entries = [one for one in entries if one.name != error.culprit]
 
     rules, missing = lowerings(graph, wanted, simplify, decision.pays, registry.preferred)
     reasons.update({kebab(name): reason for name, reason in missing.items()})
