@@ -20,6 +20,7 @@ from .find import Found, Simplify, find
 from .function import add_function, call_attributes, check_name, function_of
 from .layer import DOMAIN, Layer
 from .tensor import Tensor
+from .trace import spellings, trace
 
 STAGE = "lower"
 Pays = Callable[[Layer, Sequence[Tensor]], str | None]
@@ -106,6 +107,20 @@ def _rule_class(layer: type[Layer]) -> type[Lower]:
     return found
 
 
+def _missing(layer: Layer, opset: int, operators: Collection[str]) -> str:
+    """The operators that the model lacks, if every spelling is a single one and none of them is there; else ''."""
+    found = []
+    for spelling in spellings(layer):
+        try:
+            nodes = trace(layer, opset, layer.inputs, dict(layer.variants[0]), spelling).nodes
+        except Skip:
+            continue
+        if len(nodes) != 1 or nodes[0].op in operators:
+            return ""
+        found.append(nodes[0].op)
+    return " or ".join(dict.fromkeys(found))
+
+
 def lowerings(
     graph: gs.Graph,
     layers: Iterable[tuple[str, type[Layer]]],
@@ -121,12 +136,16 @@ def lowerings(
         dtypes.of(tensor) for scope in scopes(graph) for node in scope.nodes for tensor in (*node.inputs, *node.outputs)
     }
     present |= {dtypes.of(tensor) for tensor in graph.inputs}
+    operators = {node.op for scope in scopes(graph) for node in scope.nodes}
     reasons: dict[str, str] = {}
     patterns: list[tuple[str, Found]] = []
     for plugin, cls in layers:
         layer = cls()
         check_name(layer)
         try:
+            if missing := _missing(layer, graph.opset, operators):
+                reasons[layer.name] = f"the model holds no {missing}"
+                continue
             some = list(find(layer, graph.opset, present - {None}, simplify))
         except Skip as skip:
             reasons[layer.name] = f"it cannot be said at opset {graph.opset}: {skip}"
