@@ -52,8 +52,20 @@ class Inference:
         """Values of which more became known since the list was last emptied."""
         self._ir_version = max(graph.ir_version or 8, 8)
 
+    def _forget_placeholders(self) -> None:
+        """Of inner values: what is not known can be found out, a name that stands for nothing cannot."""
+        for scope in scopes(self.graph):
+            kept = {id(tensor) for tensor in scope.outputs}
+            for node in scope.nodes:
+                for tensor in node.outputs:
+                    shape = shapes.of(tensor)
+                    if shape and id(tensor) not in kept and any(map(shapes.is_placeholder, shape)):
+                        tensor.shape = tuple(None if shapes.is_placeholder(dim) else dim for dim in shape)
+
     def run(self) -> None:
         """Fill in types and shapes of every value of every scope, in order; what was declared is refined."""
+        if not self._ran:
+            self._forget_placeholders()
         self._local = {(function.domain or "", function.name) for function in self.graph.functions}
         for root in (self.graph, *self.graph.functions):
             imports = self._imports[id(root)]

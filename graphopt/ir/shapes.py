@@ -40,6 +40,11 @@ def same_dim(a: Dim, b: Dim) -> bool:
     return a is not None and a == b and (isinstance(a, int) or not _PLACEHOLDER.fullmatch(a))
 
 
+def is_placeholder(dim: Dim) -> bool:
+    """Whether a dimension is a name that stands for nothing ('?', 'unk__7'): onnx's inference writes those."""
+    return isinstance(dim, str) and _PLACEHOLDER.fullmatch(dim) is not None
+
+
 def same(a: Shape, b: Shape) -> bool:
     """Whether two shapes are proved to be equal."""
     return a is not None and b is not None and len(a) == len(b) and all(map(same_dim, a, b))
@@ -86,8 +91,10 @@ def merge(a: Shape, b: Shape) -> Shape:
 
 
 def _merge_dim(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) or b is None:
+    if isinstance(a, int) or b is None or (isinstance(a, str) and is_placeholder(b)):
         return a
+    if is_placeholder(a):
+        return b
     return b if isinstance(b, int) or a is None else a
 
 
