@@ -119,6 +119,9 @@ def _spatial(node: gs.Node) -> int | None:
     kernel = node.attrs.get("kernel_shape")
     if kernel is not None:
         return len(kernel)
+    if node.op == "Col2Im":
+        sizes = shapes.of(node.inputs[1])
+        return sizes[0] if sizes and isinstance(sizes[0], int) else None
     rank = _rank(node, 1) if "Conv" in node.op else _rank(node)
     return None if rank is None else rank - 2
 
@@ -141,7 +144,7 @@ def _kernel(node: gs.Node) -> list[int] | None:
     return None if shape is None or not shapes.is_static(shape) else [dim for dim in shape[2:] if isinstance(dim, int)]
 
 
-_WINDOWED = frozenset("Conv ConvTranspose ConvInteger QLinearConv AveragePool MaxPool LpPool".split())
+_WINDOWED = frozenset("Conv ConvTranspose ConvInteger QLinearConv AveragePool MaxPool LpPool MaxUnpool Col2Im".split())
 _MEANT: dict[tuple[str, str], Any] = {
     ("Transpose", "perm"): _reversed_axes,
     ("*", "strides"): _repeat(1),

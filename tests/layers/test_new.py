@@ -62,4 +62,4 @@ def test_it_installs_into_a_clean_environment(tmp_path: Path) -> None:
         [tmp_path / "env" / "bin" / "graphopt", "plugins"], env=env, capture_output=True, text=True, check=True
     ).stdout
     assert "acme-vision" in listed
-    assert "graphopt_layers" in listed
+    assert "layer-norms" in listed
