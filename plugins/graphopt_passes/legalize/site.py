@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.config import Target
@@ -141,7 +142,7 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
     site = Site(node, model, target)
     try:
         found = handler(site)
-    except (Skip, ValueError, IndexError) as skip:  # the latter: a malformed node, which is left to the parser
+    except _MALFORMED as skip:
         site.op.abort()
         model.left[node.name] = f"{name}: {skip}"
         return False
@@ -158,13 +159,28 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
             continue
         tensor = site.op.value(value, old)
         if wrong := clash((dtypes.of(old), shapes.of(old)), (dtypes.of(tensor), shapes.of(tensor))):
+            if _is_misdeclared(node, model):
+                site.op.abort()
+                model.left[node.name] = f"{name}: the model declares {old.name!r} as something else"
+                return False
             raise PassError(f"the rewrite changes {old.name!r} {wrong}", where=where)
         new.append((old, tensor))
     edit = model.editor
     for made in site.op.made:
         edit.attach(made, node)
         inherit(made, [node], name)
-    for old, tensor in new:
-        edit.replace(old, tensor, at=node)
+    edit.replace_all(new, at=node)
     edit.prune([node, *site.op.made])
     return True
+
+
+_MALFORMED = (Skip, ValueError, IndexError, KeyError, TypeError, onnx.defs.SchemaError)
+"""What a handler may raise over a node that is not as its operator's definition has it: it is left to the parser."""
+
+
+def _is_misdeclared(node: gs.Node, model: Model) -> bool:
+    """Whether the node's own definition does not give what the model declares of its outputs, or gives nothing."""
+    given = model.inference.outputs(node, model.imports(node))
+    return given is None or any(
+        clash(kind, (dtypes.of(tensor), shapes.of(tensor))) for tensor, kind in zip(node.outputs, given, strict=False)
+    )
