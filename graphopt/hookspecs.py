@@ -32,6 +32,11 @@ def graphopt_layers() -> Sequence[Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def graphopt_importers() -> Sequence[Any]:  # type: ignore[empty-body]
+    """Importers that this plugin adds: objects as `graphopt.importer.Importer` says. Asked once per run."""
+
+
+@hookspec
 def graphopt_pipelines() -> Mapping[str, Sequence[str]]:  # type: ignore[empty-body]
     """Named selections for --pipeline: name -> names of passes or whole stages. Asked once per run."""
 

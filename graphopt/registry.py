@@ -17,6 +17,7 @@ import pluggy
 
 from . import hookspecs
 from .errors import GraphoptError, PluginError, UsageError, nearest
+from .importer import Importer
 from .layers.layer import Layer
 from .rewrite.rule import STAGES, Entry, entry
 
@@ -138,6 +139,23 @@ class Registry:
                 if other[1] is not layer:
                     raise PluginError(f"two layers are named {layer.__name__}: of plugin {other[0]} and of {plugin}")
         return [found[name] for name in sorted(found)]
+
+    def importers(self) -> dict[str, Importer]:
+        """name -> importer. Raises PluginError for what is none, and for two of one name or one suffix."""
+        found: dict[str, tuple[str, Importer]] = {}
+        owner: dict[str, str] = {}
+        for plugin, importers in self._ask("graphopt_importers"):
+            for one in importers:
+                if not isinstance(one, Importer):
+                    raise PluginError(f"{one!r} is no importer: see graphopt.importer", where=f"plugin {plugin}")
+                if one.name in found:
+                    raise PluginError(f"two importers are named {one.name}: of {found[one.name][0]} and of {plugin}")
+                found[one.name] = (plugin, one)
+                for suffix in one.suffixes:
+                    if suffix in owner:
+                        raise PluginError(f"two importers take {suffix}: of plugin {owner[suffix]} and of {plugin}")
+                    owner[suffix] = plugin
+        return {name: one for name, (_, one) in sorted(found.items())}
 
     def pipelines(self) -> dict[str, tuple[str, ...]]:
         """Every named pipeline; 'default' holds all stages, 'none' no pass."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import graphopt
 from graphopt.errors import PluginError, UsageError
 from graphopt.registry import Registry
+from graphopt.rewrite.schedule import schedule
 
 RULE = """
 import graphopt
@@ -79,7 +81,7 @@ def test_two_plugins_of_one_name_are_an_error_that_names_both(tmp_path):
 def test_two_plugins_with_one_pass_are_an_error_that_names_both(tmp_path):
     registry = Registry([plugin(tmp_path, "one"), plugin(tmp_path, "two")])
     with pytest.raises(PluginError, match="two passes are named mine: of plugin one and of plugin two"):
-        graphopt.rewrite.schedule.schedule(registry.select())
+        schedule(registry.select())
 
 
 @pytest.mark.parametrize(
@@ -137,3 +139,38 @@ def test_pipelines_select_passes_or_stages(tmp_path):
         registry.select("absent")
     with pytest.raises(PluginError, match="pipeline 'wrong' names 'nothing'"):
         registry.select("wrong")
+
+
+class Toy:
+    name, suffixes, extra, options = "toy", (".toy",), "acme[toy]", {}
+
+    def accepts(self, source: str) -> bool:
+        return False
+
+    def convert(self, request):
+        raise AssertionError("never asked here")
+
+
+def importing(*importers):
+    module = ModuleType("ways_in")
+    module.graphopt_importers = graphopt.hookimpl(lambda: list(importers))
+    module.graphopt_importers.__name__ = "graphopt_importers"
+    return module
+
+
+def test_importers_are_found_by_name():
+    assert Registry([importing(Toy())]).importers()["toy"].extra == "acme[toy]"
+
+
+def test_an_importer_without_the_methods_is_named():
+    with pytest.raises(PluginError, match=r"no importer"):
+        Registry([importing(object())]).importers()
+
+
+def test_two_importers_of_one_name_or_suffix_clash():
+    with pytest.raises(PluginError, match="two importers are named toy"):
+        Registry([importing(Toy(), Toy())]).importers()
+    other = Toy()
+    other.name = "other"
+    with pytest.raises(PluginError, match=r"two importers take \.toy"):
+        Registry([importing(Toy(), other)]).importers()

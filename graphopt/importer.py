@@ -1,0 +1,78 @@
+"""What an importer is: it writes a model of another framework down as an ONNX file, and can run the original.
+
+A plugin returns its importers from `graphopt_importers`. Frameworks are imported inside `convert`, never at the top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+Reference = Callable[[Arrays], Sequence[npt.NDArray[np.generic]]]
+"""What the framework itself computes: input name -> array in, the outputs in the order of the ONNX model's out."""
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What a user asked for.
+
+    source: a path, or what else the importer accepts, as it was typed. folder: exists, is empty, and is thrown away
+    later; the model and its external data go there. shapes: input name -> dims, where a str names a dynamic dimension;
+    the key '' stands for the only input. inputs: example inputs. opset: of ONNX, None for the importer's best.
+    options: --import-option NAME=VALUE.
+    """
+
+    source: str
+    folder: Path
+    shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    inputs: Arrays = field(default_factory=dict)
+    opset: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An ONNX file, and the framework's own model to compare it with.
+
+    inputs: what `reference` may be asked with, made where the user gave none. notes: what the user should know.
+    """
+
+    path: Path
+    reference: Reference | None = None
+    inputs: Arrays = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@runtime_checkable
+class Importer(Protocol):
+    """A framework's way in."""
+
+    name: str
+    """What --from takes: 'torch'."""
+    suffixes: tuple[str, ...]
+    """Endings of files that are surely this framework's, lower case: ('.pt2',)."""
+    extra: str
+    """What installs the framework: 'graphopt[torch]'."""
+    options: Mapping[str, str]
+    """What --import-option takes: name -> one sentence."""
+
+    def accepts(self, source: str) -> bool:
+        """Whether a source without a known suffix is this framework's; looks at files, imports no framework."""
+        ...
+
+    def convert(self, request: ImportRequest) -> Imported:
+        """The source as an ONNX file inside `request.folder`.
+
+        Raises:
+            ImportError: the framework is not installed.
+            ModelError: the source cannot be read, or has a layer that has no counterpart; names file and layer.
+            UsageError: shapes, inputs or options do not fit.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Ways in for models of other frameworks, one module each."""
