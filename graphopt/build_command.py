@@ -129,30 +129,31 @@ def build(
             model, engine, context.params, words_of(context), report=report, use_cache=not no_cache, times=layer_times
         )
         with progress(quiet or as_json) as show:
-            job.run(
-                show,
-                output=model_path if save_onnx else None,
-                target=target,
-                pipeline=pipeline,
-                skip=skip or (),
-                plugins=plugin or (),
-                no_plugins=no_plugin or (),
-                shapes=shapes_of(min_shapes or (), shapes or (), max_shapes or ()),
-                freeze=dims_by_name(freeze or (), "--freeze"),
-                bind=values_by_name(bind or ()),
-                opset=opset,
-                promote_io=promote_io,
-                keep_metadata=keep_metadata,
-                lower=lower,
-                precision=request_of(request),
-                verify=verify,
-                inputs=inputs,
-                samples=samples,
-                seed=seed,
-                build_options=options,
-                strict=strict,
-                limits=limits_of(time_limit, memory_limit),
-            )
+            if not job.answered(show):
+                job.run(
+                    show,
+                    output=model_path if save_onnx else None,
+                    target=target,
+                    pipeline=pipeline,
+                    skip=skip or (),
+                    plugins=plugin or (),
+                    no_plugins=no_plugin or (),
+                    shapes=shapes_of(min_shapes or (), shapes or (), max_shapes or ()),
+                    freeze=dims_by_name(freeze or (), "--freeze"),
+                    bind=values_by_name(bind or ()),
+                    opset=opset,
+                    promote_io=promote_io,
+                    keep_metadata=keep_metadata,
+                    lower=lower,
+                    precision=request_of(request),
+                    verify=verify,
+                    inputs=inputs,
+                    samples=samples,
+                    seed=seed,
+                    build_options=options,
+                    strict=strict,
+                    limits=limits_of(time_limit, memory_limit),
+                )
         job.tell(as_json, quiet, verbose)
 
 

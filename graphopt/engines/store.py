@@ -106,7 +106,7 @@ class Store:
         with suppress(OSError), staging(self.root) as folder:
             made = folder / key
             made.mkdir()
-            digest = _copy(engine, made / "engine")
+            digest = _copy(engine, made / "engine", safe=True)
             _write(made / "entry.json", {**entry, "key": key, "engine_digest": digest})
             os.rename(made, self.root / "entries" / key)
         self.prune(keep=key)
@@ -201,20 +201,22 @@ def _limit() -> int:
     return parse_bytes(given) if given else DEFAULT_BYTES
 
 
-def _copy(source: Path, target: Path) -> str:
-    state = hashlib.blake2b(digest_size=32)
+def _copy(source: Path, target: Path, *, safe: bool = False) -> str:
+    """Copy a file; its digest. safe: it is on the disk when this returns."""
+    state = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:
         while piece := reader.read(_CHUNK):
             state.update(piece)
             writer.write(piece)
         writer.flush()
-        os.fsync(writer.fileno())
+        if safe:
+            os.fsync(writer.fileno())
     return state.hexdigest()
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
