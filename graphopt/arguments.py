@@ -45,6 +45,12 @@ Lower = Annotated[
         help="Where custom layers are placed. auto: where a measurement says that it pays. always, never.",
     ),
 ]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", metavar="", rich_help_panel=_ENGINE, help="Build even if the engine cache has this engine."
+    ),
+]
 Segments = Annotated[
     str,
     typer.Option(

@@ -19,6 +19,7 @@ from .arguments import (
     MemoryLimit,
     MinShapes,
     Model,
+    NoCache,
     NoPlugin,
     Opset,
     Pipeline,
@@ -65,9 +66,6 @@ LayerTimes = Annotated[
         help="Show this profile, as `graphopt profile -o` wrote it, in the HTML report.",
     ),
 ]  # fmt: skip
-NoCache = Annotated[
-    bool, typer.Option("--no-cache", metavar="", help="Build even if the engine cache has this engine.")
-]
 
 
 @takes_precision

@@ -85,20 +85,28 @@ class Build:
     def _take(self, found: dict[str, Any], began: float) -> bool:
         """Whether the engine of an earlier answer is there, and now in place."""
         assert self.store is not None
-        with staging(self.engine.parent) as folder:
-            path = folder / self.engine.name
-            entry = self.store.get(str(found["engine"]), path)
-            if entry is None:
-                return False
-            made_by = {**entry["manifest"]["made_by"], "command": self.command}
-            write_manifest(self.engine, {**entry["manifest"], "source": self.model, "made_by": made_by})
-            os.replace(path, self.engine)
+        key = str(found["engine"])
+        entry = self.store.same(key, self.engine)
+        if entry is not None:
+            self._describe(entry)
+        else:
+            with staging(self.engine.parent) as folder:
+                path = folder / self.engine.name
+                entry = self.store.get(key, path)
+                if entry is None:
+                    return False
+                self._describe(entry)
+                os.replace(path, self.engine)
         report = found["report"]
         build = {**report["build"], "engine": str(self.engine), "cache": {**report["build"]["cache"], "hit": True}}
         outputs = {**report["outputs"], "engine": [str(self.engine)]}
         seconds = round(time.perf_counter() - began, 3)
         self.answer = {**report, "build": build, "outputs": outputs, "seconds": seconds}
         return True
+
+    def _describe(self, entry: dict[str, Any]) -> None:
+        made_by = {**entry["manifest"]["made_by"], "command": self.command}
+        write_manifest(self.engine, {**entry["manifest"], "source": self.model, "made_by": made_by})
 
     def _request(self) -> str:
         """The key of this request; '' where code of the user's own decides what comes out."""

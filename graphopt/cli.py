@@ -27,6 +27,7 @@ from .arguments import (
     MemoryLimit,
     MinShapes,
     Model,
+    NoCache,
     NodeName,
     NoPlugin,
     Opset,
@@ -148,6 +149,7 @@ def optimize(
     compute_capability: Capability = "",
     optimization_level: Level = None,
     segments: Segments = "auto",
+    no_cache: NoCache = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -164,6 +166,7 @@ def optimize(
         target = target_of(backend, compute_capability)
         model_path, engine_path = outputs_of(model, output, engine, build, report)
         from .backends.protocol import BuildOptions
+        from .engines.store import Store
         from .pipeline import optimize as run
 
         options = BuildOptions(
@@ -194,6 +197,7 @@ def optimize(
                 seed=seed,
                 engine=engine_path,
                 build_options=options,
+                store=None if engine_path is None or no_cache else Store(),
                 count_layers=True,
                 strict=strict,
                 limits=limits_of(time_limit, memory_limit),

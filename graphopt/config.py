@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .errors import UsageError
 
@@ -98,3 +100,11 @@ class Limits:
     """Loading a model for verification, or running it once, is ended after this time."""
     memory_bytes: int = 0
     """The child process that runs a model may take this much; 0: what the machine has left when it starts."""
+
+
+def cache_folder() -> Path:
+    """$GRAPHOPT_CACHE, else graphopt in $XDG_CACHE_HOME or ~/.cache."""
+    given = os.environ.get("GRAPHOPT_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphopt"
