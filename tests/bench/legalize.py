@@ -135,7 +135,10 @@ def _alarm(*_: Any) -> None:
     raise _Late
 
 
-def optimize(model: onnx.ModelProto, bound: dict[str, Any], entries: Any, version: str) -> onnx.ModelProto:
+def optimize(
+    model: onnx.ModelProto, bound: dict[str, Any], entries: Any, version: str, fired: dict[str, int] | None = None
+) -> onnx.ModelProto:
+    """The legal model. fired: filled with the changes of each legalizing pass."""
     graph = load(model)
     bind_inputs(graph, bound)
     target = graphopt.Target(version=version)
@@ -143,7 +146,9 @@ def optimize(model: onnx.ModelProto, bound: dict[str, Any], entries: Any, versio
     raise_opset(graph, least, RAISED)
     promote_interface(graph, target)
     manager = Manager(graph, entries, target)
-    manager.run()
+    for one in manager.run():
+        if fired is not None and one.changes and one.plugin.startswith("legalize"):
+            fired[one.name] = one.changes
     return to_proto(manager.graph)
 
 
