@@ -3,11 +3,11 @@
     python -m tests.bench.legalize_gpu --keep FILE.zip --records legalize.jsonl    here: choose and pack (no GPU)
     python legalize_gpu.py FILE.zip [--jobs 8] [--seconds 60]                      there: build, run, compare
 
-The first half takes models that build only after graphopt (from the records of tests.bench.legalize), in turns from each
-class of rewrite, rarest class first: the legal models, inputs, and the outputs that the suite expects. The second builds
-each, runs it through graphopt.Engine, and compares by value: within the suite's tolerances (`right`), or, where sums of
-products run in TF32 on the GPU, within 2e-3 of the largest value (`right_tf32`). It needs nothing but graphopt. Workers
-are child processes: what crashes or hangs is a row of $OUT/legalize.json, which is written after every model.
+The first half takes models that build only after graphopt (from the records of tests.bench.legalize), in turns from
+each class of rewrite, rarest class first: the legal models, inputs, and the outputs that the suite expects. The second
+builds each, runs it through graphopt.Engine, and compares by value: within the suite's tolerances (`right`), or, where
+sums of products run in TF32 on the GPU, within 2e-3 of the largest value (`right_tf32`). It needs nothing but graphopt.
+Workers are child processes: what crashes or hangs is a row of $OUT/legalize.json, written after every model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COUNT = 300
 LARGEST_BYTES = 120_000
 """Of all arrays of a model: the archive travels with what a bare GPU machine lacks."""
 TF32 = 2e-3
-"""Of the largest expected value: TF32 has 11 significant bits, and a chain of sums of products adds up a few of them."""
+"""Of the largest expected value: TF32 has 11 significant bits, and a chain of sums adds up a few such errors."""
 PRODUCTS = frozenset("MatMul Gemm Conv ConvTranspose Einsum Attention LSTM GRU RNN".split())
 EPSILON = 1.2e-7
 PLAIN = frozenset("bool float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split())
@@ -188,7 +188,8 @@ def verdict(about: dict[str, Any], expected: dict[str, Any], got: dict[str, Any]
             if about["products"] and np.allclose(y, x, rtol=TF32, atol=TF32 * largest, equal_nan=True):
                 status = "right_tf32"
                 continue
-        return {"status": "wrong", "why": f"{name}: {np.abs(x - y).max():.4g} off of {largest:.4g}", "off": off}
+            most = np.abs(x - y).max()
+        return {"status": "wrong", "why": f"{name}: {most:.4g} off of {largest:.4g}", "off": off}
     return {"status": status, "off": off}
 
 
