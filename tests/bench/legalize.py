@@ -99,7 +99,7 @@ def profile_of(model: onnx.ModelProto, feeds: dict[str, Any], dynamic: bool = Fa
     found: dict[str, Any] = {}
     for port in model.graph.input:
         value = feeds.get(port.name)
-        if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O":
             full = [list(value.shape)] * 3
             if dynamic and value.shape:
                 full[0] = [min(1, value.shape[0]), *value.shape[1:]]

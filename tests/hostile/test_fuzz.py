@@ -33,6 +33,11 @@ def test_a_sample_of_hostile_models() -> None:
     assert tally.outcomes["done"] > 10, "most of them would be refused at the door"
 
 
+@pytest.mark.parametrize("seed", [4767, 6487, 7687, 7903, 8178, 8488, 9825])
+def test_what_was_found_once(seed: int) -> None:
+    assert not fuzz(seed, seed + 1).findings
+
+
 @pytest.mark.full
 def test_ten_thousand_hostile_models() -> None:
     tally = fuzz(0, CASES)

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
+import graphopt
 from graphopt.config import Target
 from graphopt.testing import apply, assert_unchanged, check_rule
 from graphopt.testing import model as parsed
@@ -140,6 +141,12 @@ def test_plain_dtypes_are_left_alone():
         wide.widen_dtypes,
         "g (float[2] x, int32[2] i) => (float[2] y, int64[2] j) { y = Add(x, x) j = Cast <to = 7> (i) }",
     )
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint8"])
+def test_a_copy_from_input_to_output_is_left_alone(kind):
+    """Widened, it would be a cast there and back, which is a copy: two passes would undo each other for ever."""
+    assert_unchanged(wide.widen_dtypes, f"g ({kind}[3] x) => ({kind}[3] y) {{ y = Identity(x) }}")
 
 
 def test_movement_of_quantized_values_is_left_to_tensorrt():
@@ -399,3 +406,31 @@ def test_batch_statistics():
 def test_batch_norm_in_inference_stays():
     source = "g (float[4,3,5] x) => (float[4,3,5] y) { y = BatchNormalization(x, s, b, a, c) }"
     assert_unchanged(training.spell_training, model(source, weights={name: (3,) for name in "sbac"}))
+
+
+# -- nodes that are not as their operator's definition has them ---
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (training.spell_training, "g (float r, int64 t, float[2] x) => (float[2] y) { y = Momentum(r, t, x) }"),
+        (functions.expand_functions, "g (int64[2,3] n) => (float[10] y) { y = BlackmanWindow(n) }"),
+        (
+            functions.expand_functions,
+            """g (float[2,9,4,8] q, float[2,3,6,8] k, float[2,3,6,8] v, bool[2,3,4,6] m) => (float[2,9,4,8] y) {
+            y = Attention(q, k, v, m) }""",
+        ),
+    ],
+)
+def test_what_contradicts_its_operator_is_left_to_the_parser(rule, text):
+    assert_unchanged(rule, model(text, opset=23))
+
+
+def test_a_function_that_came_with_a_layer_is_no_business_of_these_rules():
+    source = model(
+        "g (float[3,2] x, bool[2] c) => (float[3,?] y, float[3,2] z) { y = Compress <axis = 1> (x, c) z = Relu(x) }",
+        opset=18,
+    )
+    report = graphopt.optimize(source, verify="none").report
+    assert not report.warnings

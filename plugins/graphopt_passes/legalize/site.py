@@ -44,6 +44,8 @@ class Site:
                 if array is not None:
                     given[entry.slot] = Value(None, array, self.op)
         self.inputs = given
+        self.by_definition = False
+        """What is put in its place is ONNX's own definition: where types clash, the node's operands contradict it."""
 
     def input(self, slot: int) -> Value | None:
         """An operand, or None where it is absent."""
@@ -131,7 +133,9 @@ def rewrite(model: Model, target: Target, handlers: Mapping[str, Handler], name:
     model.infer()
     for node in model.fresh(name):
         handler = handlers.get(node.op)
-        if handler is None or not (is_standard(node) or node.domain in _DOMAINS) or model.home(node) is not model.graph:
+        if handler is None or not (is_standard(node) or node.domain in _DOMAINS):
+            continue
+        if not model.editor.has(node) or model.home(node) is not model.graph:  # gone by now, or of a layer's function
             continue
         changes += attempt(node, model, target, handler, name)
     return changes
@@ -159,7 +163,7 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
             continue
         tensor = site.op.value(value, old)
         if wrong := clash((dtypes.of(old), shapes.of(old)), (dtypes.of(tensor), shapes.of(tensor))):
-            if _is_misdeclared(node, model):
+            if site.by_definition or _is_misdeclared(node, model):
                 site.op.abort()
                 model.left[node.name] = f"{name}: the model declares {old.name!r} as something else"
                 return False

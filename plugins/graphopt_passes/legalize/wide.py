@@ -59,6 +59,8 @@ def _widen(site: Site) -> Any:
         raise Skip("it stands at the interface of a carried value")
     if node.op in ("Cast", "CastLike"):
         return _cast(site)
+    if node.op == "Identity" and not is_pack(site[0].producer):
+        raise Skip("a copy; widened, it is simplified to a copy again")
     given = {_name(value) for value in site.inputs} & CARRIER.keys()
     made = {dtypes.name(dtypes.of(t)) for t in node.outputs if t.name and dtypes.of(t) is not None} & CARRIER.keys()
     if not given | made:
