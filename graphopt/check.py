@@ -17,6 +17,7 @@ from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, UsageError
 from .ir import dtypes
 from .ir.graph import flatten, peek, scopes
+from .ir.promote import NEVER_PORTS, carrier
 from .ir.save import stage
 from .job import Job, Progress
 from .registry import Registry
@@ -91,11 +92,13 @@ def check(
     skip: Sequence[str] = (),
     limits: Limits | None = None,
     progress: Progress | None = None,
+    backend: Any = None,
 ) -> Checked:
     """What the target's parser and builder make of a model, before and after graphopt's passes.
 
     Native code runs in child processes: a crash or a hang of theirs is a reason in the result. build: also build both
-    forms, into files that are thrown away. Raises GraphoptError where the model cannot be read or a pass fails.
+    forms, into files that are thrown away. backend: whom to ask, if not the target's own.
+    Raises GraphoptError where the model cannot be read or a pass fails.
     """
     target = target or Target()
     if target.backend == "onnxruntime":
@@ -103,8 +106,8 @@ def check(
     show = progress or (lambda what, done, total: None)
     registry = Registry(plugins, no_plugins)
     job = Job(model, target, registry, registry.select("default", list(skip)), limits or Limits(), show, "never", skip)
-    job.open(freeze or {}, bind or {})
-    backend = backends.get(target.backend, job.limits)
+    job.open(freeze or {}, bind or {}, empty_too=True)
+    backend = backend or backends.get(target.backend, job.limits)
     missing = backend.available()
     ask = _Ask(backend if missing is None else None, shapes, build, show)
     with tempfile.TemporaryDirectory(prefix="graphopt-check-") as folder:
@@ -159,7 +162,10 @@ class _Ask:
                 Blocker(one.node, one.op, _source(named.get(one.node)), plain(one.reason), one.reason, "")
                 for one in error.errors
             ]
-            return Verdict(False, False, found, plain(error.errors[0].reason) if error.errors else error.what)
+            if found and not found[0].node and (ports := _ports(graph)):  # casts there are refused as a consequence
+                names = {one.node for one in ports}
+                found = ports + [one for one in found if one.node and not _touches(named.get(one.node), names)]
+            return Verdict(False, False, found, found[0].reason if found else error.what)
         except BackendError as error:
             return Verdict(False, False, [], error.what)
         return Verdict(True)
@@ -186,6 +192,10 @@ def _source(node: gs.Node | None) -> tuple[str, ...]:
         return ()
     known = peek(node)
     return tuple(flatten(known.origin)) if known is not None and known.origin else (node.name,)
+
+
+def _touches(node: gs.Node | None, names: set[str]) -> bool:
+    return node is not None and any(tensor.name in names for tensor in (*node.inputs, *node.outputs))
 
 
 def _by_table(graph: gs.Graph) -> list[Blocker]:
@@ -215,11 +225,35 @@ def _is_function(node: gs.Node, graph: gs.Graph) -> bool:
 
 
 def _never_built(graph: gs.Graph, target: Target) -> list[Blocker]:
-    if target.backend != "tensorrt_rtx":
-        return []
-    why = "TensorRT-RTX parses it and then has no kernel for it"
-    nodes = [node for scope in scopes(graph) for node in scope.nodes if node.op in UNBUILDABLE]
-    return [Blocker(node.name, node.op, _source(node), why, "", "") for node in nodes]
+    """What is parsed and then not built."""
+    found = _ports(graph)
+    if target.backend == "tensorrt_rtx":
+        why = "TensorRT-RTX parses it and then has no kernel for it"
+        nodes = [node for scope in scopes(graph) for node in scope.nodes if node.op in UNBUILDABLE]
+        found += [Blocker(node.name, node.op, _source(node), why, "", "") for node in nodes]
+    return found
+
+
+def _ports(graph: gs.Graph) -> list[Blocker]:
+    """Inputs and outputs that no engine has."""
+    found = []
+    for side, tensors in (("input", graph.inputs), ("output", graph.outputs)):
+        for tensor in tensors:
+            kind = getattr(tensor, "type", "tensor_type").removesuffix("_type").replace("_", " ")
+            name = dtypes.name(dtypes.of(tensor))
+            remedy = ""
+            if kind != "tensor":
+                what = f"{kind}s"
+                remedy = "tensors as inputs and outputs of their own" if kind == "sequence" else ""
+            elif name == "string":
+                what, remedy = "strings", "this part outside of the model"
+            elif name in NEVER_PORTS:
+                what, remedy = name, f"--promote-io gives it {dtypes.name(carrier(dtypes.of(tensor)))}"
+            else:
+                continue
+            reason = f"no engine has an {side} of {what}"
+            found.append(Blocker(tensor.name, side, (), reason, "", remedy))
+    return found
 
 
 def _made_by(graph: gs.Graph, name: str) -> int:
@@ -233,6 +267,8 @@ def _made_by(graph: gs.Graph, name: str) -> int:
 
 def _with_remedy(one: Blocker, manager: Manager, registry: Registry) -> Blocker:
     """What may be done about a node that still stands in the way."""
+    if one.remedy:
+        return one
     graph = manager.graph
     node = next((n for scope in scopes(graph) for n in scope.nodes if n.name == one.node), None)
     remedy = ""
@@ -248,8 +284,6 @@ def _with_remedy(one: Blocker, manager: Manager, registry: Registry) -> Blocker:
             layers = [name for _, layer in registry.layers() if (name := layer.__name__).endswith(node.op)]
             if layers:
                 remedy = f"custom layer {layers[0]}"
-    if not remedy and "dtype" in one.reason and not one.node:
-        remedy = "inputs or outputs of such a dtype: --promote-io gives them the dtype that carries their values"
     return Blocker(one.node, one.op, one.source, one.reason, one.message, remedy or "nothing is known")
 
 

@@ -86,22 +86,27 @@ class Job:
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
 
-    def open(self, frozen: Mapping[str, Dims], bound: Mapping[str, Any], opset: int | None = None) -> None:
+    def open(
+        self, frozen: Mapping[str, Dims], bound: Mapping[str, Any], opset: int | None = None, *, empty_too: bool = False
+    ) -> None:
         """Load the source; what --freeze and --bind ask for is part of it from here on, an opset only of the result.
 
+        empty_too: also where neither an input nor any output has elements.
+
         Raises:
-            ModelError: it cannot be read, has an input without elements, or cannot be said at that opset.
+            ModelError: it cannot be read, has no elements to compare, or cannot be said at that opset.
             UsageError: --freeze or --bind does not fit.
         """
         self.progress("load", 0, 0)
         self.frozen, self.bound, self.opset = frozen, bound, opset
         graph = self.load()
-        for tensor in graph.inputs:
-            if 0 in (dims_of.of(tensor) or ()):
-                raise ModelError(
-                    f"its shape {dims_of.text(dims_of.of(tensor))} has no elements: nothing can be compared or built",
-                    where=f"input {tensor.name!r}",
-                )
+        empty = [tensor for tensor in graph.inputs if 0 in (dims_of.of(tensor) or ())]
+        if empty and all(0 in (dims_of.of(tensor) or (0,)) for tensor in graph.outputs) and not empty_too:
+            raise ModelError(
+                f"its shape {dims_of.text(dims_of.of(empty[0]))} has no elements, and neither has any output: "
+                "nothing can be compared",
+                where=f"input {empty[0].name!r}",
+            )
         self.report.source = describe(graph)
         self._unused = graph
 

@@ -62,16 +62,20 @@ class Jury:
         return self.child.stdout.readline() if ready else ""
 
     def ask(self, model: onnx.ModelProto, profile: dict[str, Any]) -> dict[str, Any]:
-        assert self.child.stdin is not None
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             file.write(model.SerializeToString())
             file.flush()
-            try:
-                self.child.stdin.write(json.dumps({"model": file.name, "profile": profile}) + "\n")
-                self.child.stdin.flush()
-                line = self._line()
-            except BrokenPipeError:
-                line = ""
+            return self.answer({"model": file.name, "profile": profile})
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The child's verdict on a file; of a child that died or hung, how."""
+        assert self.child.stdin is not None
+        try:
+            self.child.stdin.write(json.dumps(request) + "\n")
+            self.child.stdin.flush()
+            line = self._line()
+        except BrokenPipeError:
+            line = ""
         if line:
             return dict(json.loads(line))
         self.child.kill()

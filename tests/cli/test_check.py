@@ -63,7 +63,9 @@ def test_an_interface_that_no_engine_has(tmp_path: Path, cli: Cli) -> None:
     onnx.save(model("g (uint16[4] x) => (uint16[4] y) { y = Add(x, x) }"), tmp_path / "m.onnx")
     plain = cli("check", "m.onnx", "--json").json
     assert not plain["ok"]
-    assert any("--promote-io" in one["remedy"] for one in plain["result"]["blockers"])
+    told = {one["node"]: (one["op"], one["remedy"]) for one in plain["result"]["blockers"]}
+    remedy = "--promote-io gives it int32"
+    assert told == {"x": ("input", remedy), "y": ("output", remedy)}
     promoted = cli("check", "m.onnx", "--promote-io", "--json").json
     assert promoted["ok"]
     assert promoted["interface"] == {"x": "uint16 as int32", "y": "uint16 as int32"}

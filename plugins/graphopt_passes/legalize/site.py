@@ -8,6 +8,7 @@ a handler that provably changes a dtype or a shape is an error that names it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from graphopt.config import Target
 from graphopt.errors import PassError
 from graphopt.ir import dtypes, shapes
 from graphopt.ir.edits import inherit
+from graphopt.ir.infer import BROADCAST, COMPARE
 from graphopt.ir.operator_shapes import clash
 from graphopt.rewrite.build import Ops, Skip
 from graphopt.rewrite.spelling import attribute_operand, default, is_standard, moved
@@ -185,6 +187,15 @@ _MALFORMED = (Skip, ValueError, IndexError, KeyError, TypeError, onnx.defs.Schem
 def _is_misdeclared(node: gs.Node, model: Model) -> bool:
     """Whether the node's own definition does not give what the model declares of its outputs, or gives nothing."""
     given = model.inference.outputs(node, model.imports(node))
+    if node.op in BROADCAST | COMPARE and _cannot_meet([shapes.of(tensor) for tensor in node.inputs if tensor.name]):
+        return True
     return given is None or any(
         clash(kind, (dtypes.of(tensor), shapes.of(tensor))) for tensor, kind in zip(node.outputs, given, strict=False)
     )
+
+
+def _cannot_meet(operands: list[shapes.Shape]) -> bool:
+    """Whether shapes contradict the rules of broadcasting."""
+    known = [shape[::-1] for shape in operands if shape is not None]
+    columns = zip_longest(*known, fillvalue=1)
+    return any(len({dim for dim in column if isinstance(dim, int) and dim != 1}) > 1 for column in columns)
