@@ -64,7 +64,8 @@ DTYPES = frozenset("float32 float16 bfloat16 float64 int32 int64 int8 uint8 bool
 
 _PLAIN = [
     (r"convertDtype\(onnxDtype|Failed to convert ONN", "a value has a dtype that TensorRT does not have"),
-    (r"^false$|creator &&|creator:|[Pp]lugin (was )?not found|plugin != nullptr", "TensorRT has no such operator"),
+    (r"^false$|^Op type \w+ is not supported in", "TensorRT has no such operator"),
+    (r"creator &&|creator:|[Pp]lugin (was )?not found|plugin != nullptr", "TensorRT has no such operator"),
     (r"resolvedWeights|is_weights\(\)|must be an initializer|must resolve to|constant initializer",
      "an operand must be a constant"),
     (r"Pre-opset 7", "the model's opset is older than 7"),
@@ -74,6 +75,8 @@ _PLAIN = [
     (r"dilations", "windows with holes are not supported"),
     (r"Found unsupported input type", "it does not take operands of this dtype"),
     (r"shape tensor and must have type", "a shape is computed from a value that is no integer"),
+    (r"graphScope", "TensorRT-RTX's builder fails over this control flow"),
+    (r"extent of dimension i .* of indices|indicesDims.d.i. <= dataDims", "more indices than places along the axis"),
     (r"no optimization profile", "an input decides a shape: bind it with --bind, or give its values"),
 ]  # fmt: skip
 

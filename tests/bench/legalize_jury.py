@@ -58,12 +58,15 @@ def judge(trt: Any, builder: Any, logger: Any, messages: list[str], request: dic
     verdict = {"parse": True, "build": False, "op": "", "node": "", "reason": ""}
     if request.get("parse_only"):
         return verdict
+    seen = set()
     for index in range(network.num_inputs):  # as graphopt's own builds do: '?' and '-1' are no sizes that are equal
         tensor = network.get_input(index)
         for axis in range(len(tensor.shape)):
             name = tensor.get_dimension_name(axis)
             if name and not any(letter.isalpha() for letter in name):
-                tensor.set_dimension_name(axis, f"{tensor.name}.{axis}")
+                if name in seen:
+                    tensor.set_dimension_name(axis, f"{tensor.name}.{axis}")
+                seen.add(name)
     config = builder.create_builder_config()
     if "level" in request:
         config.builder_optimization_level = request["level"]

@@ -10,6 +10,8 @@ import pytest
 from graphopt import check
 from graphopt.backends.tensorrt import TensorRTBackend
 from graphopt.config import Target
+from graphopt.ir.load import load
+from graphopt.legality import located
 from graphopt.testing import model
 
 from .conftest import Cli
@@ -86,3 +88,45 @@ def test_optimize_with_a_promoted_interface_is_verified(tmp_path: Path, cli: Cli
     found = cli("optimize", "m.onnx", "-o", "small.onnx", "--promote-io", "--json").json
     assert found["status"] in ("ok", "unverified")
     assert onnx.load(tmp_path / "small.onnx").graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32
+
+
+LSTM_IN_IF = """g (float[3,1,4] x, int64 rate) => (float[1,1,4] y) {
+    c = Equal(rate, k)
+    y = If (c) <
+        then_branch = t () => (float[1,1,4] a) { s, a = LSTM <hidden_size = 4> (x, w, r) },
+        else_branch = e () => (float[1,1,4] b) { b = ReduceMax <axes = [0]> (x) }> }"""
+
+
+def test_a_build_that_would_fail_is_foreseen_and_its_node_named(tmp_path: Path, cli: Cli) -> None:
+    weights = {"w": (1, 16, 4), "r": (1, 16, 4), "k": 16000}
+    onnx.save(model(LSTM_IN_IF, weights=weights), tmp_path / "m.onnx")
+    found = cli("check", "m.onnx", "--json").json
+    assert found["result"]["parses"]
+    assert not found["predicted"]
+    assert not found["ok"]
+    (one,) = found["result"]["blockers"]
+    assert (one["op"], one["remedy"]) == ("LSTM", "decide it: --bind rate=VALUE")
+    assert cli("check", "m.onnx", "--bind", "rate=16000", "--json").json["ok"]
+
+
+def test_a_builders_message_leads_to_its_nodes(tmp_path: Path) -> None:
+    graph = load(model("g (float[2] x) => (float[2] y) { [first] a = Neg(x) [second] y = Relu(a) }"))
+    named = located(graph, "Error during shape inference of\ny : f32[2] = relu(a), name=second\nno")
+    assert {one.node for one in named} == {"first", "second"}
+    assert [one.node for one in located(graph, "no tactic for node_of_y, sorry")] == ["second"]
+    assert [one.op for one in located(graph, "out of memory")] == [""]
+
+
+def test_an_operator_of_another_domain_says_so(tmp_path: Path, cli: Cli) -> None:
+    onnx.save(model("g (float[2] x) => (float[2] y) { y = com.acme.Foo(x) }", **{"com.acme": 1}), tmp_path / "m.onnx")
+    (one,) = cli("check", "m.onnx", "--json").json["result"]["blockers"]
+    assert one["op"] == "Foo"
+    assert "com.acme" in one["remedy"]
+
+
+def test_an_empty_operand_is_no_obstacle(tmp_path: Path, cli: Cli) -> None:
+    onnx.save(
+        model("g (float[2,3] x, int64[0] like) => (int64[2,3] y) { y = CastLike(x, like) }", opset=18),
+        tmp_path / "m.onnx",
+    )
+    assert cli("check", "m.onnx", "--json").json["ok"]

@@ -427,6 +427,35 @@ def test_reducing_scatters_with_repeated_places(reduction):
     )
 
 
+@pytest.mark.parametrize("dims", ["[4,3] x, int64[7,2] i, float[7,2]", "[N,3] x, int64[E,2] i, float[E,2]"])
+def test_scatters_of_more_indices_than_places_get_room(dims):
+    """Of distinct places: with repeated ones, ONNX does not say which update stays."""
+    numbers = np.random.default_rng(0)
+    x, u = numbers.normal(size=(4, 3)).astype(np.float32), numbers.normal(size=(7, 2)).astype(np.float32)
+    i = np.array([[0, 1], [1, 3], [-1, 0], [0, 1], [1, 2], [3, -1], [0, 0]])
+    for column in range(2):  # equal places get equal updates
+        places = i[:, column] % 4
+        u[:, column] = u[places, column]
+    source = model(f"g (float{dims} u) => (float[?,3] y) {{ y = ScatterElements <axis = 0> (x, i, u) }}", opset=18)
+    result, fired = apply(source, corners.mend_corners)
+    assert fired["mend-corners"] == 1
+    expected = x.copy()
+    for column in range(2):
+        expected[i[:, column] % 4, column] = u[:, column]
+    for proto in (source, result):
+        actual = ReferenceEvaluator(proto).run(None, {"x": x, "i": i, "u": u})[0]
+        np.testing.assert_array_equal(expected, actual)
+
+
+@pytest.mark.parametrize("dims", ["[4,3] x, int64[4,3] i, float[4,3]", "[N,3] x, int64[N,3] i, float[N,3]",
+                                  "[N,3] x, int64[1,3] i, float[1,3]"])  # fmt: skip
+def test_scatters_with_room_stay(dims):
+    assert_unchanged(
+        corners.mend_corners,
+        model(f"g (float{dims} u) => (float[?,3] y) {{ y = ScatterElements <axis = 0> (x, i, u) }}", opset=18),
+    )
+
+
 def test_plain_scatters_stay():
     assert_unchanged(
         sampling.spell_sampling,
