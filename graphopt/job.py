@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,6 +76,8 @@ class Job:
         self.skip = skip
         self._lowering: Lowering | None = None
         self.keep_metadata = False
+        self.lists_failures = False
+        """Whether a pass that failed stands among the changes that were taken back, too."""
         self.strict = False
         """Whether a pass that fails ends the run; else it is left out, and a warning says so."""
         self.promote_io = False
@@ -234,11 +237,17 @@ class Job:
         """Go on without the pass that failed, from the source again; raises the error where that cannot be."""
         if isinstance(error.__cause__, TimeoutError):
             raise PassError(error.what, where=error.where, hint=f"{error.hint}, or {_MORE_TIME}") from error
-        if self.strict or not error.culprit:
+        lowered = self._lowering.entries if self._lowering is not None else []
+        culprit = next((one for one in (*self.entries, *lowered) if one.name == error.culprit), None)
+        if self.strict or culprit is None:
             raise error
-        self.entries = [one for one in self.entries if one.name != error.culprit]
+        self.entries = [one for one in self.entries if one is not culprit]
+        lowered[:] = [one for one in lowered if one is not culprit]
         where = f"{error.where}: " if error.where else ""
         self.report.warnings.append(f"pass {error.culprit} failed and was left out: {where}{error.what}")
+        if self.lists_failures:
+            node = re.search(r"node '([^']*)'", error.where)
+            self.report.refuse(culprit.name, node[1] if node else "", culprit.plugin, f"it failed: {error.what}")
 
     @contextmanager
     def staged(self, graph: gs.Graph, output: str | os.PathLike[str] | None) -> Iterator[Staged]:
