@@ -11,7 +11,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from . import backends
-from .backends.operators import CONSTANT_SLOTS, plain
+from .backends.operators import CONSTANT_SLOTS, REMEDIES, plain
 from .backends.protocol import BuildOptions, ParseError
 from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, UsageError
@@ -147,9 +147,10 @@ class _Ask:
                 Blocker(one.node, one.op, source_of(named.get(one.node)), plain(one.reason), one.reason, "")
                 for one in error.errors
             ]
-            if found and not found[0].node and (refused := ports(graph)):  # casts there are refused as a consequence
-                names = {one.node for one in refused}
-                found = refused + [one for one in found if one.node and not touches(named.get(one.node), names)]
+            if refused := ports(graph):
+                names = {one.node for one in refused}  # casts there are refused as a consequence
+                others = [one for one in found if one.node and not touches(named.get(one.node), names)]
+                found = refused + others
             return Verdict(False, False, found, found[0].reason if found else error.what)
         except BackendError as error:
             return Verdict(False, False, [], error.what)
@@ -193,20 +194,20 @@ def _with_remedy(one: Blocker, manager: Manager, registry: Registry) -> Blocker:
         ports = {id(port): port.name for port in graph.inputs}
         asked = [ports[id(node.inputs[s])] for s in CONSTANT_SLOTS.get(node.op, ())
                  if s < len(node.inputs) and id(node.inputs[s]) in ports]  # fmt: skip
-        if node.op in ("If", "Loop"):
-            remedy = decided_by(node, graph)
-        if remedy:
-            pass
+        layers = [name for _, layer in registry.layers() if (name := layer.__name__) == f"Fused{node.op}"]
+        left = manager.model.left.get(node.name)
+        if decided := decided_by(node, graph):
+            remedy = decided
         elif asked:
             remedy = "make it a constant: " + " ".join(f"--bind {name}=VALUE" for name in asked)
-        elif node.name in manager.model.left:
-            remedy = f"not rewritten: {manager.model.left[node.name]}"
-        else:
-            layers = [name for _, layer in registry.layers() if (name := layer.__name__).endswith(node.op)]
-            if layers:
-                remedy = f"custom layer {layers[0]}"
-            elif not is_standard(node):
-                remedy = f"an operator of {node.domain}, not of ONNX: export the model without it, or bring a layer"
+        elif layers:
+            remedy = f"custom layer {layers[0]}, run between two engines: a build takes it by itself"
+        elif left:
+            remedy = f"not rewritten: {left}"
+        elif node.op in REMEDIES:
+            remedy = REMEDIES[node.op]
+        elif not is_standard(node):
+            remedy = f"an operator of {node.domain}, not of ONNX: export the model without it, or bring a layer"
     return Blocker(one.node, one.op, one.source, one.reason, one.message, remedy or "nothing is known")
 
 

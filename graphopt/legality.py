@@ -118,7 +118,7 @@ def _states_within_if(graph: gs.Graph) -> list[Blocker]:
 
 
 def decided_by(node: gs.Node, graph: gs.Graph) -> str:
-    """The --bind that decides an If, or unrolls a Loop, where small integer or bool inputs alone do."""
+    """The --bind that decides an If, or unrolls a Loop, where inputs of one element alone do."""
     slots = {"If": (0,), "Loop": (0, 1)}.get(node.op, ())
     inputs = {id(tensor) for tensor in graph.inputs}
     names: dict[str, None] = {}
@@ -130,9 +130,7 @@ def decided_by(node: gs.Node, graph: gs.Graph) -> str:
             continue
         seen.add(id(tensor))
         if id(tensor) in inputs:
-            if dtypes.name(dtypes.of(tensor)) not in ("bool", "int32", "int64") or any(
-                d != 1 for d in tensor.shape or ()
-            ):
+            if tensor.shape is None or any(dim != 1 for dim in tensor.shape):
                 return ""
             names[tensor.name] = None
         for maker in tensor.inputs if isinstance(tensor, gs.Variable) else ():

@@ -62,6 +62,19 @@ UNBUILDABLE = frozenset(("NonMaxSuppression",))
 DTYPES = frozenset("float32 float16 bfloat16 float64 int32 int64 int8 uint8 bool float8e4m3fn int4 float4e2m1".split())
 """Dtypes of values that the parser knows."""
 
+REMEDIES = {
+    "ImageDecoder": "none: decode images outside of the model",
+    "Unique": "none: how many values there are is known at run time only; take it out of the model",
+    "TreeEnsemble": "none: TensorRT has no trees",
+    "Gradient": "none: TensorRT does not train",
+    **dict.fromkeys(
+        ("SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SplitToSequence", "SequenceMap"),
+        "none while its length is known at run time only, or control flow hands the sequence on",
+    ),
+    **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement"), "none where control flow hands it on"),
+}
+"""What may be done about operators for which there is neither rule nor layer."""
+
 _PLAIN = [
     (r"convertDtype\(onnxDtype|Failed to convert ONN", "a value has a dtype that TensorRT does not have"),
     (r"^false$|^Op type \w+ is not supported in", "TensorRT has no such operator"),
@@ -75,6 +88,13 @@ _PLAIN = [
     (r"dilations", "windows with holes are not supported"),
     (r"Found unsupported input type", "it does not take operands of this dtype"),
     (r"shape tensor and must have type", "a shape is computed from a value that is no integer"),
+    (r"transformationMode ==|transformationMode\b.*only supports", "this way of mapping coordinates is not supported"),
+    (r"antialias ==", "antialiasing is not supported"),
+    (r"keep_aspect_ratio_policy", "sizes that keep the aspect ratio are not supported"),
+    (r"axesInterlacingNeeded", "axes beside scales are not supported"),
+    (r"axis is not a constant", "an operand must be a constant"),
+    (r"input types for Range", "it counts in float32, int32 and int64 only"),
+    (r"checkCalculationStatusSanity", "a shape is computed from values that are known at run time only"),
     (r"graphScope", "TensorRT-RTX's builder fails over this control flow"),
     (r"extent of dimension i .* of indices|indicesDims.d.i. <= dataDims", "more indices than places along the axis"),
     (r"no optimization profile", "an input decides a shape: bind it with --bind, or give its values"),

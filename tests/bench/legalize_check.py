@@ -178,7 +178,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for one in judged:
         if not one["builds"] and one["version"] == newest:
             found = one["blockers"][0] if one["blockers"] else {"op": "?", "reason": one["reason"], "remedy": ""}
-            why[one["label"], found["op"], found["reason"], found["remedy"]] += 1
+            key = (one["label"], found["op"], found["reason"], found["remedy"])
+            why[tuple(text.replace("|", "\\|") for text in key)] += 1
     lines += [
         f"| {' | '.join(key)} | {times} |" for key, times in sorted(why.items(), key=lambda kv: (kv[0][0], -kv[1]))
     ]

@@ -1,8 +1,8 @@
 """One node that is to be said otherwise: its operands, its attributes, and what stands in its place.
 
 A handler is a function of a `Site`. It returns the values of the node's outputs (None for one that nothing reads), or
-raises `graphopt.Skip` with the reason why this node must be left alone. Types are inferred before anything is applied:
-a handler that provably changes a dtype or a shape is an error that names it.
+raises `graphopt.Skip` with the reason why this node must be left alone (none where it is of no concern). Types are
+inferred before anything is applied: a handler that provably changes a dtype or a shape is an error that names it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
         found = handler(site)
     except _MALFORMED as skip:
         site.op.abort()
-        model.left[node.name] = f"{name}: {skip}"
+        if str(skip):
+            model.left[node.name] = f"{name}: {skip}"
         return False
     results = list(found) if isinstance(found, (tuple, list)) else [found]
     results = (results + [None] * len(node.outputs))[: len(node.outputs)]
