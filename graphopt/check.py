@@ -11,7 +11,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from . import backends
-from .backends.operators import CONSTANT_SLOTS, REMEDIES, plain
+from .backends.operators import CONSTANT_SLOTS, REMEDIES, plain, table
 from .backends.protocol import BuildOptions, ParseError
 from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, UsageError
@@ -42,6 +42,8 @@ class Checked:
     backend: str
     version: str
     """'' where no TensorRT is installed and the measured table answers."""
+    basis: str
+    """Where the answer comes from if no library was asked, and how far it is proved; else ''."""
     source: Verdict
     result: Verdict
     predicted: bool
@@ -110,7 +112,8 @@ def check(
     ]
     before.blockers = [_answered(one, manager.graph, after) for one in before.blockers]
     return Checked(
-        target.backend, backend.version() if missing is None else "", before, after, predicted, rewrites,
+        target.backend, backend.version() if missing is None else "",
+        "" if missing is None else table(target.backend, target.version).basis, before, after, predicted, rewrites,
         job.interface, job.report.opset, nodes_before, len(manager.graph.nodes),
     )  # fmt: skip
 
@@ -134,8 +137,8 @@ class _Ask:
     def parsed(self, graph: gs.Graph, path: Path) -> Verdict:
         """What the parser says."""
         if self.backend is None:
-            blockers = by_table(graph)
-            return Verdict(not blockers, None, blockers, "" if not blockers else "by the table of measurements")
+            blockers = by_table(graph, self.target)
+            return Verdict(not blockers, None, blockers, blockers[0].reason if blockers else "")
         with stage(graph, path) as staged:
             staged.commit()
         named = {node.name: node for scope in scopes(graph) for node in scope.nodes}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from .backends.operators import CONSTANT_SLOTS, DTYPES, REFUSED, UNBUILDABLE, plain
+from .backends.operators import CONSTANT_SLOTS, DTYPES, plain, table
 from .config import Target
 from .ir import dtypes
 from .ir.graph import flatten, peek, scopes, subgraphs
@@ -44,12 +44,14 @@ def touches(node: gs.Node | None, names: set[str]) -> bool:
     return node is not None and any(tensor.name in names for tensor in (*node.inputs, *node.outputs))
 
 
-def by_table(graph: gs.Graph) -> list[Blocker]:
+def by_table(graph: gs.Graph, target: Target) -> list[Blocker]:
+    """What the table of the target refuses; ports too."""
+    refused = table(target.backend, target.version).refused
     found = []
     for scope in scopes(graph):
         for node in scope.nodes:
             reason = ""
-            if node.op in REFUSED or (node.domain not in (None, "", "ai.onnx") and not _is_function(node, graph)):
+            if node.op in refused or (node.domain not in (None, "", "ai.onnx") and not _is_function(node, graph)):
                 reason = "TensorRT has no such operator"
             elif any(
                 slot < len(node.inputs) and node.inputs[slot].name and not isinstance(node.inputs[slot], gs.Constant)
@@ -95,9 +97,10 @@ def ports(graph: gs.Graph) -> list[Blocker]:
 def never_built(graph: gs.Graph, target: Target) -> list[Blocker]:
     """What is parsed and then not built."""
     found = ports(graph)
-    if target.backend == "tensorrt_rtx":
+    unbuildable = table(target.backend, target.version).unbuildable
+    if unbuildable:
         why = "TensorRT-RTX parses it and then has no kernel for it"
-        nodes = [node for scope in scopes(graph) for node in scope.nodes if node.op in UNBUILDABLE]
+        nodes = [node for scope in scopes(graph) for node in scope.nodes if node.op in unbuildable]
         found += [Blocker(node.name, node.op, source_of(node), why, "", "") for node in nodes]
         found += _states_within_if(graph)
     return found

@@ -130,3 +130,36 @@ def test_an_empty_operand_is_no_obstacle(tmp_path: Path, cli: Cli) -> None:
         tmp_path / "m.onnx",
     )
     assert cli("check", "m.onnx", "--json").json["ok"]
+
+
+def test_without_a_library_the_answer_says_what_it_is_made_of(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorRTBackend, "available", lambda self: "it is not installed")
+    found = check.check(str(refused), target=Target("tensorrt"), bind={"k": 0})
+    assert "unproved" in found.basis
+    assert "unproved" not in check.check(str(refused), target=Target(), bind={"k": 0}).basis
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "legal"),
+    [("tensorrt_rtx", "1.6.1", False), ("tensorrt", "10.13.0", True), ("tensorrt", "", True)],
+)
+def test_what_a_plugin_takes_is_left_to_it(
+    backend: str, version: str, legal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX has no plugins: reducing scatters are spelled out there, and NonMaxSuppression stays refused."""
+    monkeypatch.setattr(TensorRTBackend, "available", lambda self: "it is not installed")
+    text = """g (float[4] x, int64[2] i, float[2] u, float[1,6,4] b, float[1,1,6] s) => (float[4] y, int64[?,3] n) {
+        y = ScatterElements <reduction = "add"> (x, i, u) n = NonMaxSuppression(b, s) }"""
+    found = check.check(model(text, opset=18), target=Target(backend, version))
+    assert found.predicted is legal
+    assert bool(found.rewrites) is not legal
+
+
+def test_an_operator_that_a_version_lacks_is_spelled_out_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorRTBackend, "available", lambda self: "it is not installed")
+    text = """g (float16[1,2,4,16] q, float16[1,2,4,16] k, float16[1,2,4,16] v) => (float16[1,2,4,16] y) {
+        y = Attention(q, k, v) }"""
+    for version, natively in (("10.13.2", False), ("10.14.1", True), ("11.4.0", True)):
+        found = check.check(model(text, opset=23), target=Target("tensorrt", version))
+        assert found.predicted
+        assert (found.nodes_after == 1) is natively
