@@ -11,10 +11,12 @@ from .backends.operators import CONSTANT_SLOTS, DTYPES, plain, table
 from .config import Target
 from .ir import dtypes
 from .ir.graph import flatten, peek, scopes, subgraphs
-from .ir.promote import NEVER_PORTS, carrier
+from .ir.promote import NEVER_PORTS, NEVER_TAKEN, carrier
+from .rewrite.value import constant_of
 
 RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 CONTROL = frozenset(("If", "Loop", "Scan"))
+_PLAIN_MOVES = frozenset("Identity Concat Reshape Transpose Squeeze Unsqueeze Flatten Constant".split())
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def ports(graph: gs.Graph) -> list[Blocker]:
                 remedy = "tensors as inputs and outputs of their own" if kind == "sequence" else ""
             elif name == "string":
                 what, remedy = "strings", "this part outside of the model"
-            elif name in NEVER_PORTS:
+            elif name in NEVER_TAKEN or (name in NEVER_PORTS and _handled(tensor, side, name)):
                 what, remedy = name, f"--promote-io gives it {dtypes.name(carrier(dtypes.of(tensor)))}"
             else:
                 continue
@@ -94,9 +96,23 @@ def ports(graph: gs.Graph) -> list[Blocker]:
     return found
 
 
+def _handled(tensor: gs.Tensor, side: str, name: str) -> bool:
+    """Whether anything but quantization and movement makes or reads a port of float8, float4 or int4."""
+    nodes = tensor.outputs if side == "input" else tensor.inputs
+    return any(
+        node.op not in _PLAIN_MOVES | {"DequantizeLinear" if side == "input" else "QuantizeLinear"} for node in nodes
+    )
+
+
 def never_built(graph: gs.Graph, target: Target) -> list[Blocker]:
     """What is parsed and then not built."""
     found = ports(graph)
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            quantizes = node.op in ("QuantizeLinear", "DequantizeLinear")
+            if quantizes and len(node.inputs) > 2 and node.inputs[2].name and constant_of(node.inputs[2]) is None:
+                why = "its zero point must be a constant"
+                found.append(Blocker(node.name, node.op, source_of(node), why, "", ""))
     unbuildable = table(target.backend, target.version).unbuildable
     if unbuildable:
         why = "TensorRT-RTX parses it and then has no kernel for it"

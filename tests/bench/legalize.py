@@ -140,15 +140,17 @@ def _alarm(*_: Any) -> None:
 
 
 def optimize(
-    model: onnx.ModelProto, bound: dict[str, Any], entries: Any, version: str, fired: dict[str, int] | None = None
-) -> onnx.ModelProto:
-    """The legal model. fired: filled with the changes of each legalizing pass."""
+    model: onnx.ModelProto, bound: dict[str, Any], entries: Any, version: str, fired: dict[str, int] | None = None,
+    promote: bool = True,
+) -> onnx.ModelProto:  # fmt: skip
+    """The legal model. promote: as --promote-io. fired: filled with the changes of each legalizing pass."""
     graph = load(model)
     bind_inputs(graph, bound)
     target = graphopt.Target(version=version)
     least = FLAVORS[target.backend].least_opset
     raise_opset(graph, least, RAISED)
-    promote_interface(graph, target)
+    if promote:
+        promote_interface(graph, target)
     manager = Manager(graph, entries, target)
     for one in manager.run():
         if fired is not None and one.changes and one.plugin.startswith("legalize"):
@@ -267,17 +269,18 @@ def judge(
         record["source"] = known
     record["result"], record["wrong"] = {}, {}
     signal.signal(signal.SIGALRM, _alarm)
-    made: dict[tuple[str, ...], onnx.ModelProto] = {}
+    made: dict[tuple[Any, ...], onnx.ModelProto] = {}
     for jury in juries:
         bound: dict[str, Any] = {}
-        if not record["source"].get(jury.version, {}).get("build"):
+        helped = not record["source"].get(jury.version, {}).get("build")
+        if helped:
             bound = to_bind(model, feeds)
         record["bound"] = sorted(bound)
         signal.alarm(int(words.seconds))
         try:
-            key = tuple(sorted(bound))
+            key = (helped, *sorted(bound))
             if key not in made:  # no rule asks for the version
-                made[key] = optimize(model, bound, entries, jury.version)
+                made[key] = optimize(model, bound, entries, jury.version, promote=helped)
             result = made[key]
         except _Late:
             record["result"][jury.version] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -163,3 +164,20 @@ def test_an_operator_that_a_version_lacks_is_spelled_out_for_it(monkeypatch: pyt
         found = check.check(model(text, opset=23), target=Target("tensorrt", version))
         assert found.predicted
         assert (found.nodes_after == 1) is natively
+
+
+@pytest.mark.parametrize(
+    ("text", "builds"),
+    [
+        ("g (float[4] x) => (float8e4m3fn[4] y) { y = QuantizeLinear <output_dtype = 17> (x, s) }", True),
+        ("g (int4[2,2] x) => (float[2,2] y) { t = Transpose(x) y = DequantizeLinear(t, s) }", True),
+        ("g (float[4] x) => (float8e4m3fn[4] y) { y = Cast <to = 17> (x) }", False),
+        ("g (int4[4] x) => (float[4] y) { y = Cast <to = 1> (x) }", False),
+    ],
+)
+def test_ports_of_few_bits_are_made_and_read_by_quantization_alone(
+    text: str, builds: bool, tmp_path: Path, cli: Cli
+) -> None:
+    onnx.save(model(text, opset=21, weights={"s": np.float32(0.5)} if "s)" in text else {}), tmp_path / "m.onnx")
+    found = cli("check", "m.onnx", "--json").json
+    assert found["predicted"] is found["ok"] is builds

@@ -48,8 +48,6 @@ def _native(site: Site, narrow: str) -> bool:
             return False
         if narrow in ("int4", "float4e2m1") and (x.size is None or x.size % 2):
             return False
-    if site.node.op == "QuantizeLinear" and narrow != "int8" and site.model.editor.is_result(site.node.outputs[0]):
-        return False
     if site.node.op == "QuantizeLinear" and any(
         reader.op not in ("DequantizeLinear", "Reshape", "Transpose") for reader in site.node.outputs[0].outputs
     ):
