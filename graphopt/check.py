@@ -11,32 +11,17 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from . import backends
-from .backends.operators import CONSTANT_SLOTS, DTYPES, REFUSED, UNBUILDABLE, plain
+from .backends.operators import CONSTANT_SLOTS, REMEDIES, plain, table
 from .backends.protocol import BuildOptions, ParseError
 from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, UsageError
-from .ir import dtypes
 from .ir.graph import flatten, peek, scopes
 from .ir.save import stage
 from .job import Job, Progress
+from .legality import Blocker, by_table, decided_by, located, never_built, ports, source_of, touches
 from .registry import Registry
 from .rewrite.manager import Manager
-
-
-@dataclass(frozen=True)
-class Blocker:
-    """A node that TensorRT refuses."""
-
-    node: str
-    op: str
-    source: tuple[str, ...]
-    """The nodes of the model as exported that it stands for."""
-    reason: str
-    """In plain words."""
-    message: str
-    """In the parser's."""
-    remedy: str
-    """What is done about it, or what the user may do, or that nothing can be done."""
+from .rewrite.spelling import is_standard
 
 
 @dataclass
@@ -57,6 +42,8 @@ class Checked:
     backend: str
     version: str
     """'' where no TensorRT is installed and the measured table answers."""
+    basis: str
+    """Where the answer comes from if no library was asked, and how far it is proved; else ''."""
     source: Verdict
     result: Verdict
     predicted: bool
@@ -91,11 +78,13 @@ def check(
     skip: Sequence[str] = (),
     limits: Limits | None = None,
     progress: Progress | None = None,
+    backend: Any = None,
 ) -> Checked:
     """What the target's parser and builder make of a model, before and after graphopt's passes.
 
     Native code runs in child processes: a crash or a hang of theirs is a reason in the result. build: also build both
-    forms, into files that are thrown away. Raises GraphoptError where the model cannot be read or a pass fails.
+    forms, into files that are thrown away. backend: whom to ask, if not the target's own.
+    Raises GraphoptError where the model cannot be read or a pass fails.
     """
     target = target or Target()
     if target.backend == "onnxruntime":
@@ -103,23 +92,18 @@ def check(
     show = progress or (lambda what, done, total: None)
     registry = Registry(plugins, no_plugins)
     job = Job(model, target, registry, registry.select("default", list(skip)), limits or Limits(), show, "never", skip)
-    job.open(freeze or {}, bind or {})
-    backend = backends.get(target.backend, job.limits)
+    job.open(freeze or {}, bind or {}, empty_too=True)
+    backend = backend or backends.get(target.backend, job.limits)
     missing = backend.available()
-    ask = _Ask(backend if missing is None else None, shapes, build, show)
+    ask = _Ask(backend if missing is None else None, shapes, build, show, target)
     with tempfile.TemporaryDirectory(prefix="graphopt-check-") as folder:
-        before = ask.verdict(job.load(), Path(folder) / "source.onnx")
+        before, _ = ask.verdict(job.load(), Path(folder) / "source.onnx")
         job.promote_io = promote_io
         manager = job.manager()
         nodes_before = len(manager.graph.nodes)
         show("passes", 0, 0)
         fired = manager.run()
-        after = ask.parsed(manager.graph, Path(folder) / "result.onnx")
-        predicted = bool(after.parses) and not _never_built(manager.graph, target)
-        ask.built(after, Path(folder) / "result.onnx")
-    for found in (before, after):
-        if found.parses and found.builds is False:
-            found.blockers = _never_built(manager.graph, target)
+        after, predicted = ask.verdict(manager.graph, Path(folder) / "result.onnx")
     after.blockers = [_with_remedy(one, manager, registry) for one in after.blockers]
     rewrites = [
         {"pass": one.name, "does": one.doc, "changes": one.changes, "nodes": _made_by(manager.graph, one.name)}
@@ -128,7 +112,8 @@ def check(
     ]
     before.blockers = [_answered(one, manager.graph, after) for one in before.blockers]
     return Checked(
-        target.backend, backend.version() if missing is None else "", before, after, predicted, rewrites,
+        target.backend, backend.version() if missing is None else "",
+        "" if missing is None else table(target.backend, target.version).basis, before, after, predicted, rewrites,
         job.interface, job.report.opset, nodes_before, len(manager.graph.nodes),
     )  # fmt: skip
 
@@ -136,18 +121,24 @@ def check(
 class _Ask:
     """The backend, or the table that stands in for it."""
 
-    def __init__(self, backend: Any, shapes: Shapes | None, build: bool, show: Progress) -> None:
-        self.backend, self.shapes, self.build, self.show = backend, shapes, build, show
+    def __init__(self, backend: Any, shapes: Shapes | None, build: bool, show: Progress, target: Target) -> None:
+        self.backend, self.shapes, self.build, self.show, self.target = backend, shapes, build, show, target
 
-    def verdict(self, graph: gs.Graph, path: Path) -> Verdict:
+    def verdict(self, graph: gs.Graph, path: Path) -> tuple[Verdict, bool]:
+        """What is said of a graph; and whether it was expected to build, before any build."""
         found = self.parsed(graph, path)
-        return self.built(found, path)
+        never = never_built(graph, self.target) if found.parses else []
+        expected = bool(found.parses) and not never
+        message = self.built(found, path)
+        if found.parses and not found.builds:
+            found.blockers = never or (located(graph, message) if found.builds is False else [])
+        return found, expected
 
     def parsed(self, graph: gs.Graph, path: Path) -> Verdict:
         """What the parser says."""
         if self.backend is None:
-            blockers = _by_table(graph)
-            return Verdict(not blockers, None, blockers, "" if not blockers else "by the table of measurements")
+            blockers = by_table(graph, self.target)
+            return Verdict(not blockers, None, blockers, blockers[0].reason if blockers else "")
         with stage(graph, path) as staged:
             staged.commit()
         named = {node.name: node for scope in scopes(graph) for node in scope.nodes}
@@ -156,18 +147,22 @@ class _Ask:
             self.backend.parse(path)
         except ParseError as error:
             found = [
-                Blocker(one.node, one.op, _source(named.get(one.node)), plain(one.reason), one.reason, "")
+                Blocker(one.node, one.op, source_of(named.get(one.node)), plain(one.reason), one.reason, "")
                 for one in error.errors
             ]
-            return Verdict(False, False, found, plain(error.errors[0].reason) if error.errors else error.what)
+            if refused := ports(graph):
+                names = {one.node for one in refused}  # casts there are refused as a consequence
+                others = [one for one in found if one.node and not touches(named.get(one.node), names)]
+                found = refused + others
+            return Verdict(False, False, found, found[0].reason if found else error.what)
         except BackendError as error:
             return Verdict(False, False, [], error.what)
         return Verdict(True)
 
-    def built(self, found: Verdict, path: Path) -> Verdict:
-        """What the builder says of what was parsed."""
+    def built(self, found: Verdict, path: Path) -> str:
+        """Put into `found` what the builder says of what was parsed; its words."""
         if self.backend is None or not self.build or not found.parses:
-            return found
+            return ""
         self.show("build", 0, 0)
         try:
             self.backend.build(path, path.with_suffix(".engine"), self.shapes, BuildOptions(), self.show)
@@ -176,50 +171,10 @@ class _Ask:
             found.reason = f"not built: {error.what}"
         except BackendError as error:
             found.builds, found.reason = False, plain(error.what)
+            return error.what
         finally:
             path.with_suffix(".engine").unlink(missing_ok=True)
-        return found
-
-
-def _source(node: gs.Node | None) -> tuple[str, ...]:
-    if node is None:
-        return ()
-    known = peek(node)
-    return tuple(flatten(known.origin)) if known is not None and known.origin else (node.name,)
-
-
-def _by_table(graph: gs.Graph) -> list[Blocker]:
-    found = []
-    for scope in scopes(graph):
-        for node in scope.nodes:
-            reason = ""
-            if node.op in REFUSED or (node.domain not in (None, "", "ai.onnx") and not _is_function(node, graph)):
-                reason = "TensorRT has no such operator"
-            elif any(
-                slot < len(node.inputs) and node.inputs[slot].name and not isinstance(node.inputs[slot], gs.Constant)
-                and any(node.inputs[slot] is port for port in graph.inputs)
-                for slot in CONSTANT_SLOTS.get(node.op, ())
-            ):  # fmt: skip
-                reason = "an operand must be a constant"
-            else:
-                names = [dtypes.name(dtypes.of(t)) for t in (*node.inputs, *node.outputs) if t.name]
-                lacking = sorted({name for name in names if name != "?"} - DTYPES)
-                reason = f"TensorRT has no {lacking[0]}" if lacking else ""
-            if reason:
-                found.append(Blocker(node.name, node.op, _source(node), reason, "", ""))
-    return found
-
-
-def _is_function(node: gs.Node, graph: gs.Graph) -> bool:
-    return any(function.name == node.op for function in graph.functions)
-
-
-def _never_built(graph: gs.Graph, target: Target) -> list[Blocker]:
-    if target.backend != "tensorrt_rtx":
-        return []
-    why = "TensorRT-RTX parses it and then has no kernel for it"
-    nodes = [node for scope in scopes(graph) for node in scope.nodes if node.op in UNBUILDABLE]
-    return [Blocker(node.name, node.op, _source(node), why, "", "") for node in nodes]
+        return ""
 
 
 def _made_by(graph: gs.Graph, name: str) -> int:
@@ -233,6 +188,8 @@ def _made_by(graph: gs.Graph, name: str) -> int:
 
 def _with_remedy(one: Blocker, manager: Manager, registry: Registry) -> Blocker:
     """What may be done about a node that still stands in the way."""
+    if one.remedy:
+        return one
     graph = manager.graph
     node = next((n for scope in scopes(graph) for n in scope.nodes if n.name == one.node), None)
     remedy = ""
@@ -240,16 +197,20 @@ def _with_remedy(one: Blocker, manager: Manager, registry: Registry) -> Blocker:
         ports = {id(port): port.name for port in graph.inputs}
         asked = [ports[id(node.inputs[s])] for s in CONSTANT_SLOTS.get(node.op, ())
                  if s < len(node.inputs) and id(node.inputs[s]) in ports]  # fmt: skip
-        if asked:
+        layers = [name for _, layer in registry.layers() if (name := layer.__name__) == f"Fused{node.op}"]
+        left = manager.model.left.get(node.name)
+        if decided := decided_by(node, graph):
+            remedy = decided
+        elif asked:
             remedy = "make it a constant: " + " ".join(f"--bind {name}=VALUE" for name in asked)
-        elif node.name in manager.model.left:
-            remedy = f"not rewritten: {manager.model.left[node.name]}"
-        else:
-            layers = [name for _, layer in registry.layers() if (name := layer.__name__).endswith(node.op)]
-            if layers:
-                remedy = f"custom layer {layers[0]}"
-    if not remedy and "dtype" in one.reason and not one.node:
-        remedy = "inputs or outputs of such a dtype: --promote-io gives them the dtype that carries their values"
+        elif layers:
+            remedy = f"custom layer {layers[0]}, run between two engines: a build takes it by itself"
+        elif left:
+            remedy = f"not rewritten: {left}"
+        elif node.op in REMEDIES:
+            remedy = REMEDIES[node.op]
+        elif not is_standard(node):
+            remedy = f"an operator of {node.domain}, not of ONNX: export the model without it, or bring a layer"
     return Blocker(one.node, one.op, one.source, one.reason, one.message, remedy or "nothing is known")
 
 

@@ -81,11 +81,7 @@ def check(
 
 def _tell(found: Checked) -> None:
     out = stdout()
-    by = (
-        f"{found.backend} {found.version}"
-        if found.version
-        else f"no {found.backend} here: by the table of measurements"
-    )
+    by = f"{found.backend} {found.version}" if found.version else f"no {found.backend} here: by a table ({found.basis})"
     out.print(f"{by}", markup=False)
     out.print(f"as it is: {_words(found.source)}", markup=False)
     _blockers(found.source)

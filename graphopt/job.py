@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,6 +76,8 @@ class Job:
         self.skip = skip
         self._lowering: Lowering | None = None
         self.keep_metadata = False
+        self.lists_failures = False
+        """Whether a pass that failed stands among the changes that were taken back, too."""
         self.strict = False
         """Whether a pass that fails ends the run; else it is left out, and a warning says so."""
         self.promote_io = False
@@ -86,22 +89,27 @@ class Job:
         if isinstance(model, gs.Graph):
             self.given = to_proto(load(model))
 
-    def open(self, frozen: Mapping[str, Dims], bound: Mapping[str, Any], opset: int | None = None) -> None:
+    def open(
+        self, frozen: Mapping[str, Dims], bound: Mapping[str, Any], opset: int | None = None, *, empty_too: bool = False
+    ) -> None:
         """Load the source; what --freeze and --bind ask for is part of it from here on, an opset only of the result.
 
+        empty_too: also where neither an input nor any output has elements.
+
         Raises:
-            ModelError: it cannot be read, has an input without elements, or cannot be said at that opset.
+            ModelError: it cannot be read, has no elements to compare, or cannot be said at that opset.
             UsageError: --freeze or --bind does not fit.
         """
         self.progress("load", 0, 0)
         self.frozen, self.bound, self.opset = frozen, bound, opset
         graph = self.load()
-        for tensor in graph.inputs:
-            if 0 in (dims_of.of(tensor) or ()):
-                raise ModelError(
-                    f"its shape {dims_of.text(dims_of.of(tensor))} has no elements: nothing can be compared or built",
-                    where=f"input {tensor.name!r}",
-                )
+        empty = [tensor for tensor in graph.inputs if 0 in (dims_of.of(tensor) or ())]
+        if empty and all(0 in (dims_of.of(tensor) or (0,)) for tensor in graph.outputs) and not empty_too:
+            raise ModelError(
+                f"its shape {dims_of.text(dims_of.of(empty[0]))} has no elements, and neither has any output: "
+                "nothing can be compared",
+                where=f"input {empty[0].name!r}",
+            )
         self.report.source = describe(graph)
         self._unused = graph
 
@@ -229,11 +237,17 @@ class Job:
         """Go on without the pass that failed, from the source again; raises the error where that cannot be."""
         if isinstance(error.__cause__, TimeoutError):
             raise PassError(error.what, where=error.where, hint=f"{error.hint}, or {_MORE_TIME}") from error
-        if self.strict or not error.culprit:
+        lowered = self._lowering.entries if self._lowering is not None else []
+        culprit = next((one for one in (*self.entries, *lowered) if one.name == error.culprit), None)
+        if self.strict or culprit is None:
             raise error
-        self.entries = [one for one in self.entries if one.name != error.culprit]
+        self.entries = [one for one in self.entries if one is not culprit]
+        lowered[:] = [one for one in lowered if one is not culprit]
         where = f"{error.where}: " if error.where else ""
         self.report.warnings.append(f"pass {error.culprit} failed and was left out: {where}{error.what}")
+        if self.lists_failures:
+            node = re.search(r"node '([^']*)'", error.where)
+            self.report.refuse(culprit.name, node[1] if node else "", culprit.plugin, f"it failed: {error.what}")
 
     @contextmanager
     def staged(self, graph: gs.Graph, output: str | os.PathLike[str] | None) -> Iterator[Staged]:

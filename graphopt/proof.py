@@ -44,6 +44,7 @@ class Check:
         self.refused: dict[tuple[str, str], str] = {}
         """(pass, root node) -> why; the node is '' for a whole function pass"""
         self._source: Path | None = None
+        job.lists_failures = mode == "each"
 
     @property
     def wanted(self) -> bool:
@@ -110,17 +111,10 @@ class Check:
         if self.repro is not None:
             entry = next((one for one in self.job.entries if one.name == change.name), None)
             repro = str(write_repro(breach, self.repro, entry, self.job.target))
-        self.job.report.refused.append(
-            {
-                "pass": change.name,
-                "node": change.node,
-                "plugin": change.plugin,
-                "why": breach.what,
-                "sample": breach.sample,
-                "source_nodes": change.origin,
-                "repro": repro,
-            }
-        )
+        self.job.report.refuse(
+            change.name, change.node, change.plugin, breach.what,
+            sample=breach.sample, source_nodes=change.origin, repro=repro,
+        )  # fmt: skip
 
     def _is_harmless(self, stack: ExitStack, breach: Breach) -> bool:
         """Whether a function pass gave a tensor inside another meaning, and the model as a whole computes the same."""
@@ -172,17 +166,7 @@ class Check:
                     else "",
                 )
             refused[culprit, node] = worst
-            report.refused.append(
-                {
-                    "pass": culprit,
-                    "node": node,
-                    "plugin": _plugin(report.passes, culprit),
-                    "why": worst,
-                    "sample": "",
-                    "source_nodes": [],
-                    "repro": "",
-                }
-            )
+            report.refuse(culprit, node, _plugin(report.passes, culprit), worst)
             graph = self.job.rewrite(refused)
             staged = stack.enter_context(self.job.staged(graph, output))
         if report.refused and strict:

@@ -7,6 +7,7 @@ installed, this table stands in for the parser.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 CONSTANT_SLOTS: dict[str, tuple[int, ...]] = {
     **{f"Reduce{kind}": (1,) for kind in "Sum Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare".split()},
@@ -59,12 +60,70 @@ REFUSED = frozenset(
 UNBUILDABLE = frozenset(("NonMaxSuppression",))
 """Operators that are parsed and then cannot be built by TensorRT-RTX, which has no plugins."""
 
+BY_PLUGIN = frozenset(("NonZero", "RoiAlign", "DeformConv"))
+"""What the same parser takes where NVIDIA's plugins are, as TensorRT has them and TensorRT-RTX has not: TensorRT's
+release notes 8.5 (NonZero, RoiAlign, native NonMaxSuppression), 10.0 (reductions of ScatterElements), 10.1
+(DeformConv), 10.14 (Attention); TensorRT-RTX 1.7.1 refuses these for want of a plugin, not of an importer."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is known of one library from a version on, where it cannot be asked."""
+
+    backend: str
+    since: tuple[int, int]
+    refused: frozenset[str]
+    """Operators of which no form is parsed."""
+    unbuildable: frozenset[str]
+    """Operators that are parsed and then not built."""
+    by_plugin: frozenset[str]
+    """Operators that a plugin of the library takes, in forms that are spelled out elsewhere."""
+    basis: str
+    """Where this knowledge comes from."""
+
+
+_UNPROVED = (
+    "what NVIDIA's release notes say, and what TensorRT-RTX 1.7.1's parser, which is built from the same sources, was "
+    "measured to take; unproved: TensorRT's own builder needs a GPU"
+)
+_PLUGINS = BY_PLUGIN | {"ScatterElements"}
+TABLES = (
+    Table("tensorrt_rtx", (0, 0), REFUSED, UNBUILDABLE, frozenset(), "measured with TensorRT-RTX 1.6.1 and 1.7.1"),
+    Table("tensorrt", (0, 0), REFUSED - BY_PLUGIN | {"Attention"}, frozenset(), _PLUGINS, _UNPROVED),
+    Table("tensorrt", (10, 14), REFUSED - BY_PLUGIN, frozenset(), _PLUGINS, _UNPROVED),
+)
+
+
+def table(backend: str, version: str = "") -> Table:
+    """The table of a library; of its newest version where none is given. Raises KeyError for other backends."""
+    parts = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    mine = (parts[0], parts[1]) if len(parts) == 2 else (99, 0)
+    found = [one for one in TABLES if one.backend == backend and mine >= one.since]
+    if not found:
+        raise KeyError(backend)
+    return found[-1]
+
+
 DTYPES = frozenset("float32 float16 bfloat16 float64 int32 int64 int8 uint8 bool float8e4m3fn int4 float4e2m1".split())
 """Dtypes of values that the parser knows."""
 
+REMEDIES = {
+    "ImageDecoder": "none: decode images outside of the model",
+    "Unique": "none: how many values there are is known at run time only; take it out of the model",
+    "TreeEnsemble": "none: TensorRT has no trees",
+    "Gradient": "none: TensorRT does not train",
+    **dict.fromkeys(
+        ("SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SplitToSequence", "SequenceMap"),
+        "none while its length is known at run time only, or control flow hands the sequence on",
+    ),
+    **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement"), "none where control flow hands it on"),
+}
+"""What may be done about operators for which there is neither rule nor layer."""
+
 _PLAIN = [
     (r"convertDtype\(onnxDtype|Failed to convert ONN", "a value has a dtype that TensorRT does not have"),
-    (r"^false$|creator &&|creator:|[Pp]lugin (was )?not found|plugin != nullptr", "TensorRT has no such operator"),
+    (r"^false$|^Op type \w+ is not supported in", "TensorRT has no such operator"),
+    (r"creator &&|creator:|[Pp]lugin (was )?not found|plugin != nullptr", "TensorRT has no such operator"),
     (r"resolvedWeights|is_weights\(\)|must be an initializer|must resolve to|constant initializer",
      "an operand must be a constant"),
     (r"Pre-opset 7", "the model's opset is older than 7"),
@@ -74,6 +133,15 @@ _PLAIN = [
     (r"dilations", "windows with holes are not supported"),
     (r"Found unsupported input type", "it does not take operands of this dtype"),
     (r"shape tensor and must have type", "a shape is computed from a value that is no integer"),
+    (r"transformationMode ==|transformationMode\b.*only supports", "this way of mapping coordinates is not supported"),
+    (r"antialias ==", "antialiasing is not supported"),
+    (r"keep_aspect_ratio_policy", "sizes that keep the aspect ratio are not supported"),
+    (r"axesInterlacingNeeded", "axes beside scales are not supported"),
+    (r"axis is not a constant", "an operand must be a constant"),
+    (r"input types for Range", "it counts in float32, int32 and int64 only"),
+    (r"checkCalculationStatusSanity", "a shape is computed from values that are known at run time only"),
+    (r"graphScope", "TensorRT-RTX's builder fails over this control flow"),
+    (r"extent of dimension i .* of indices|indicesDims.d.i. <= dataDims", "more indices than places along the axis"),
     (r"no optimization profile", "an input decides a shape: bind it with --bind, or give its values"),
 ]  # fmt: skip
 

@@ -34,7 +34,8 @@ CARRIER: dict[str, str] = {
 NEVER_TAKEN = frozenset(CARRIER) - {"int8", "uint8", "int4", "float8e4m3fn", "float4e2m1"}
 """Dtypes for which TensorRT has no tensors at all."""
 _MARK = "graphopt.pack"
-_NEVER_PORTS = NEVER_TAKEN | {"int4", "float8e4m3fn", "float4e2m1"}
+NEVER_PORTS = NEVER_TAKEN | {"int4", "float8e4m3fn", "float4e2m1"}
+"""Dtypes that no input or output of an engine has."""
 
 
 def carrier(dtype: Any) -> np.dtype[Any] | None:
@@ -65,7 +66,7 @@ def promote_interface(graph: gs.Graph, target: Target) -> dict[str, str]:
     told: dict[str, str] = {}
     for number, tensor in enumerate(list(graph.inputs)):
         name = dtypes.name(dtypes.of(tensor))
-        if getattr(tensor, "type", "tensor_type") != "tensor_type" or name not in _NEVER_PORTS:
+        if getattr(tensor, "type", "tensor_type") != "tensor_type" or name not in NEVER_PORTS:
             continue
         narrow, wide = dtypes.of(tensor), carrier(dtypes.of(tensor))
         port = new_variable(tensor.name, wide, tensor.shape)
@@ -78,7 +79,7 @@ def promote_interface(graph: gs.Graph, target: Target) -> dict[str, str]:
         told[port.name] = f"{name} as {CARRIER[name]}"
     for number, tensor in enumerate(list(graph.outputs)):
         name = dtypes.name(dtypes.of(tensor)) if isinstance(tensor, gs.Variable) else "?"
-        if name not in _NEVER_PORTS or tensor.type != "tensor_type":
+        if name not in NEVER_PORTS or tensor.type != "tensor_type":
             continue
         port = new_variable(tensor.name, carrier(dtypes.of(tensor)), tensor.shape)
         tensor.name = f"{tensor.name}_{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from .difference import Array, Value
 from .ranges import Input, Values
 
 _SEQUENCE_LENGTH = 2
+_MOST = 1 << 36
+"""Elements of one input."""
 _WORDS = ("", "a", "graph", "Tensor RT", "ümlaut", "1.5")
 
 
@@ -41,6 +44,11 @@ def make_feeds(inputs: Sequence[Input], shapes: Mapping[str, Dims], seed: int) -
             raise UsageError(f"input {port.name!r} is neither tensor nor sequence of tensors")
         random = np.random.default_rng([seed, _stable_hash(port.name)])
         shape = shapes[port.name]
+        if math.prod(shape) > _MOST:
+            raise UsageError(
+                f"input {port.name!r} has the shape {'x'.join(map(str, shape))}, which no memory holds",
+                hint="name smaller dims with --shapes, or leave verification out with --verify none",
+            )
         if port.kind == "sequence":
             feeds[port.name] = [_array(port, shape, symbols, random) for _ in range(_SEQUENCE_LENGTH)]
         else:

@@ -254,10 +254,11 @@ class Recorder:
             lost = [f"{kind} {name!r}" for kind, name in names[0] if (kind, name) not in names[1]]
             return [f"it changes inputs or outputs: {lost[0]} is gone" if lost else "it reorders inputs or outputs"]
         found = []
+        symbols = {dim for kind, _, _, form in before if kind == "input" for dim in form or () if isinstance(dim, str)}
         for (kind, name, dtype, shape), (_, _, other, form) in zip(before, after, strict=True):
             if dtype != other:
                 found.append(f"it declares {kind} {name!r} as {other} instead of {dtype}")
-            elif not _is_finer(shape, form, kind == "input"):
+            elif not _is_finer(shape, form, None if kind == "input" else symbols):
                 found.append(f"it declares {kind} {name!r} as {shapes.text(form)} instead of {shapes.text(shape)}")
         return found
 
@@ -282,11 +283,16 @@ def shapes_clash(one: shapes.Shape, other: shapes.Shape) -> bool:
     return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(one, other, strict=True))
 
 
-def _is_finer(shape: shapes.Shape, form: shapes.Shape, exact: bool) -> bool:
-    """Whether a declared shape is the one before, save that an output may say what was not known."""
-    if exact or shape is None or form is None:
-        return shape == form or (shape is None and not exact)
-    return len(shape) == len(form) and all(a is None or a == b for a, b in zip(shape, form, strict=True))
+def _is_finer(shape: shapes.Shape, form: shapes.Shape, symbols: set[str] | None) -> bool:
+    """Whether a declared shape is the one before, save that an output may say what was not known.
+
+    symbols: those of the inputs; another name at an output says nothing. None: of an input, which must stay as it was.
+    """
+    if symbols is None or shape is None or form is None:
+        return shape == form or (shape is None and symbols is not None)
+    return len(shape) == len(form) and all(
+        a is None or a == b or (isinstance(a, str) and a not in symbols) for a, b in zip(shape, form, strict=True)
+    )
 
 
 def _form(step: Step, tensor: gs.Tensor) -> shapes.Shape:

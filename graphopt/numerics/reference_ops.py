@@ -1,10 +1,13 @@
-"""Operators that replace onnx's reference ones: Conv is slow there, BatchNormalization wrong.
+"""Operators that replace onnx's reference ones: Conv and GridSample are slow there, some are wrong or narrow.
 
-Its BatchNormalization of opset 9 to 13 takes the statistics of the batch wherever a momentum is spelled out.
+Its BatchNormalization of opset 9 to 13 takes the statistics of the batch wherever a momentum is spelled out; its
+GatherElements ends at 64 places of the axis, and wants the other axes as long in the indices as in the data; its
+GridSample computes places in float32, and knows the modes by the names of opset 20 only.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -81,4 +84,61 @@ class BatchNormalization(OpRun):
         return (np.asarray((x - mean.reshape(shape)) * factor + bias.reshape(shape)).astype(x.dtype),)
 
 
-REPLACED_OPS: tuple[type[OpRun], ...] = (Conv, BatchNormalization)
+class GatherElements(OpRun):
+    """y[.., i, ..] = x[.., indices[.., i, ..], ..] along the axis; negative indices count from its end."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, indices: Array, axis: int = 0) -> tuple[Array]:
+        axis %= x.ndim
+        near = tuple(slice(None) if i == axis else slice(size) for i, size in enumerate(indices.shape))
+        return (np.take_along_axis(x[near], indices.astype(np.int64), axis),)
+
+
+class GridSample(OpRun):
+    """y[n, c, o] = x[n, c] at the place grid[n, o], which counts from -1 to 1, the last axis of x first; no cubic."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, grid: Array, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros"
+    ) -> tuple[Array]:
+        linear = (mode or "linear") in ("linear", "bilinear")
+        if not linear and mode != "nearest":
+            raise NotImplementedError("cubic GridSample")
+        sizes, kind = x.shape[2:], max(x.dtype, grid.dtype, key=lambda dtype: dtype.itemsize)
+        places = [
+            _place(grid[..., len(sizes) - 1 - i].astype(kind), size, bool(align_corners), padding_mode)
+            for i, size in enumerate(sizes)
+        ]
+        first = [np.floor(place) if linear else np.rint(place) for place in places]
+        y = np.zeros((*x.shape[:2], *grid.shape[1:-1]), kind)
+        rows = np.arange(x.shape[0]).reshape(-1, *[1] * (grid.ndim - 2))
+        for corner in itertools.product((0, 1) if linear else (0,), repeat=len(sizes)):
+            weight = np.ones(grid.shape[:-1], kind)
+            index = []
+            for place, low, step, size in zip(places, first, corner, sizes, strict=True):
+                at = low + step
+                weight = weight * (1 - np.abs(place - at) if linear else 1)
+                if padding_mode == "zeros":
+                    weight = np.where((at >= 0) & (at < size), weight, 0)
+                index.append(np.clip(np.nan_to_num(at), 0, size - 1).astype(np.int64))
+            y += np.moveaxis(x[(rows, slice(None), *index)], -1, 1) * weight[:, None]
+        return (y.astype(x.dtype),)
+
+
+def _place(grid: Array, size: int, align_corners: bool, padding_mode: str) -> Array:
+    """Where in 0 to size - 1 a place of the grid is; reflected at the ends' centres (corners aligned) or edges."""
+    place = (grid + 1) / 2 * (size - 1) if align_corners else ((grid + 1) * size - 1) / 2
+    if padding_mode == "border":
+        return np.clip(place, 0, size - 1)
+    if padding_mode == "reflection":
+        low, high = (0.0, size - 1.0) if align_corners else (-0.5, size - 0.5)
+        if high == low:
+            return np.zeros_like(place)
+        turned = np.mod(place - low, 2 * (high - low))
+        return np.clip(low + np.minimum(turned, 2 * (high - low) - turned), 0, size - 1)
+    return np.asarray(place)
+
+
+REPLACED_OPS: tuple[type[OpRun], ...] = (Conv, BatchNormalization, GatherElements, GridSample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,18 @@ class Report:
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     """What a user should not overlook beside the status: plugins that could not be loaded."""
+
+    def refuse(
+        self, name: str, node: str, plugin: str, why: str, *, sample: str = "", source_nodes: Sequence[str] = (),
+        repro: str = "",
+    ) -> None:  # fmt: skip
+        """Note a change that was taken back; node: '' for that of a whole function pass."""
+        self.refused.append(
+            {
+                "pass": name, "node": node, "plugin": plugin, "why": why, "sample": sample,
+                "source_nodes": list(source_nodes), "repro": repro,
+            }
+        )  # fmt: skip
 
     @property
     def status(self) -> str:

@@ -22,7 +22,11 @@ class ComposeTransposes(graphopt.Rule):
         return op.Transpose(op.Transpose(x, perm=p), perm=q)
 
     def check(self, op: Any, x: Value, p: list[int] | None, q: list[int] | None) -> str | None:
-        return "the rank is unknown" if p is None or q is None else None
+        if p is None or q is None:
+            return "the rank is unknown"
+        if x.rank not in (None, len(p)) or not list(range(len(p))) == sorted(p) == sorted(q):
+            return "an order of axes is none of the operand's"
+        return None
 
     def rewrite(self, op: Any, x: Value, p: list[int], q: list[int]) -> Any:
         both = [p[axis] for axis in q]

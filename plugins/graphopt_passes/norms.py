@@ -10,6 +10,7 @@ out it makes 8 to 12, and it builds in float32 and float16.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from .activation import number
 from .affine import numbers, rounded
 
 _DTYPES = ("float32", "float16", "bfloat16")
+_MOST = 1 << 24
+"""Elements of a scale that is made."""
 
 
 def first_axis(x: Value, *reduced: Value) -> int:
@@ -55,6 +58,8 @@ def ones(x: Value, axis: int) -> Array:
     dims = [dim for dim in shape[axis:] if isinstance(dim, int)]
     if len(dims) < -axis or 0 in dims:
         raise graphopt.Skip("a normalized dimension is unknown, or empty")
+    if math.prod(dims) > _MOST:
+        raise graphopt.Skip(f"a scale of {math.prod(dims)} ones is too large")
     return np.ones(dims, x.dtype)
 
 

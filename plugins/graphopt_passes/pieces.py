@@ -226,7 +226,7 @@ def split_concat(graph: gs.Graph, target: Target, model: Model) -> int:
 
 def _dim(tensor: gs.Tensor, axis: int) -> int | None:
     shape = shapes.of(tensor)
-    dim = shape[axis] if shape is not None and axis < len(shape) else None
+    dim = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
     return dim if isinstance(dim, int) else None
 
 

@@ -84,7 +84,8 @@ def _around(node: gs.Node, edit: Editor) -> Iterator[gs.Node]:
 def _perm(node: gs.Node | None) -> list[int] | None:
     if node is None or node.op != "Transpose" or not is_standard(node) or not node.attrs.get("perm"):
         return None
-    return list(node.attrs["perm"])
+    perm = list(node.attrs["perm"])
+    return perm if sorted(perm) == list(range(len(perm))) else None
 
 
 class _Region:

@@ -62,16 +62,20 @@ class Jury:
         return self.child.stdout.readline() if ready else ""
 
     def ask(self, model: onnx.ModelProto, profile: dict[str, Any]) -> dict[str, Any]:
-        assert self.child.stdin is not None
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             file.write(model.SerializeToString())
             file.flush()
-            try:
-                self.child.stdin.write(json.dumps({"model": file.name, "profile": profile}) + "\n")
-                self.child.stdin.flush()
-                line = self._line()
-            except BrokenPipeError:
-                line = ""
+            return self.answer({"model": file.name, "profile": profile})
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The child's verdict on a file; of a child that died or hung, how."""
+        assert self.child.stdin is not None
+        try:
+            self.child.stdin.write(json.dumps(request) + "\n")
+            self.child.stdin.flush()
+            line = self._line()
+        except BrokenPipeError:
+            line = ""
         if line:
             return dict(json.loads(line))
         self.child.kill()
@@ -99,7 +103,7 @@ def profile_of(model: onnx.ModelProto, feeds: dict[str, Any], dynamic: bool = Fa
     found: dict[str, Any] = {}
     for port in model.graph.input:
         value = feeds.get(port.name)
-        if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O":
             full = [list(value.shape)] * 3
             if dynamic and value.shape:
                 full[0] = [min(1, value.shape[0]), *value.shape[1:]]
@@ -135,15 +139,22 @@ def _alarm(*_: Any) -> None:
     raise _Late
 
 
-def optimize(model: onnx.ModelProto, bound: dict[str, Any], entries: Any, version: str) -> onnx.ModelProto:
+def optimize(
+    model: onnx.ModelProto, bound: dict[str, Any], entries: Any, version: str, fired: dict[str, int] | None = None,
+    promote: bool = True,
+) -> onnx.ModelProto:  # fmt: skip
+    """The legal model. promote: as --promote-io. fired: filled with the changes of each legalizing pass."""
     graph = load(model)
     bind_inputs(graph, bound)
     target = graphopt.Target(version=version)
     least = FLAVORS[target.backend].least_opset
     raise_opset(graph, least, RAISED)
-    promote_interface(graph, target)
+    if promote:
+        promote_interface(graph, target)
     manager = Manager(graph, entries, target)
-    manager.run()
+    for one in manager.run():
+        if fired is not None and one.changes and one.plugin.startswith("legalize"):
+            fired[one.name] = one.changes
     return to_proto(manager.graph)
 
 
@@ -258,17 +269,18 @@ def judge(
         record["source"] = known
     record["result"], record["wrong"] = {}, {}
     signal.signal(signal.SIGALRM, _alarm)
-    made: dict[tuple[str, ...], onnx.ModelProto] = {}
+    made: dict[tuple[Any, ...], onnx.ModelProto] = {}
     for jury in juries:
         bound: dict[str, Any] = {}
-        if not record["source"].get(jury.version, {}).get("build"):
+        helped = not record["source"].get(jury.version, {}).get("build")
+        if helped:
             bound = to_bind(model, feeds)
         record["bound"] = sorted(bound)
         signal.alarm(int(words.seconds))
         try:
-            key = tuple(sorted(bound))
+            key = (helped, *sorted(bound))
             if key not in made:  # no rule asks for the version
-                made[key] = optimize(model, bound, entries, jury.version)
+                made[key] = optimize(model, bound, entries, jury.version, promote=helped)
             result = made[key]
         except _Late:
             record["result"][jury.version] = {

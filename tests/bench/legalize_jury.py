@@ -38,7 +38,10 @@ def main() -> None:
 
 
 def judge(trt: Any, builder: Any, logger: Any, messages: list[str], request: dict[str, Any]) -> dict[str, Any]:
-    """{'parse', 'build', 'op', 'node', 'reason'}: request holds 'model' and 'profile'."""
+    """{'parse', 'build', 'op', 'node', 'reason', 'errors'}.
+
+    request: 'model' (a path), 'profile'; 'parse_only'; 'level' of the builder's optimization, for builds in a hurry.
+    """
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(request["model"]):
@@ -50,11 +53,23 @@ def judge(trt: Any, builder: Any, logger: Any, messages: list[str], request: dic
             "op": one.node_operator() if one else "",
             "node": one.node_name() if one else "",
             "reason": _line(one.desc() if one else (messages or ["?"])[0]),
+            "errors": [[e.node_name(), e.node_operator(), _line(e.desc()), int(e.node())] for e in found],
         }
     verdict = {"parse": True, "build": False, "op": "", "node": "", "reason": ""}
     if request.get("parse_only"):
         return verdict
+    seen = set()
+    for index in range(network.num_inputs):  # as graphopt's own builds do: '?' and '-1' are no sizes that are equal
+        tensor = network.get_input(index)
+        for axis in range(len(tensor.shape)):
+            name = tensor.get_dimension_name(axis)
+            if name and not any(letter.isalpha() for letter in name):
+                if name in seen:
+                    tensor.set_dimension_name(axis, f"{tensor.name}.{axis}")
+                seen.add(name)
     config = builder.create_builder_config()
+    if "level" in request:
+        config.builder_optimization_level = request["level"]
     profile = builder.create_optimization_profile()
     used = False
     for index in range(network.num_inputs):

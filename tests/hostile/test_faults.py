@@ -19,6 +19,8 @@ import graphopt
 from graphopt.config import Limits
 from graphopt.errors import PassError, PluginError
 from graphopt.ir.load import load
+from graphopt.rewrite.rule import Entry
+from graphopt.rewrite.worklist import Worklist
 from graphopt.testing import model
 from tests.ir.models import run, save
 from tests.ir.test_atomicity import large
@@ -215,6 +217,33 @@ def test_a_rule_that_fails_is_left_out(check: str, rewrite: str, said: str, tmp_
     assert [node.op for node in result.graph.nodes] == ["Relu", "Exp"]
     assert "pass culprit failed and was left out" in result.report.warnings[0]
     assert said in result.report.warnings[0]
+
+
+def test_a_layer_whose_rewrite_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, the passes started again with the very same layer, for ever."""
+    source = model("g (float[3,2] x, bool[2] c) => (float[3,?] y) { y = Compress <axis = 1> (x, c) }", opset=18)
+    lowered = graphopt.optimize(source, lower="always", verify="none")
+    name = next(one.name for one in lowered.report.passes if one.changes and one.stage == "lower")
+    run = Worklist._try
+
+    def fails(self: Worklist, entry: Entry, *more: object) -> object:
+        if entry.name == name:
+            raise PassError("it fell over")
+        return run(self, entry, *more)
+
+    monkeypatch.setattr(Worklist, "_try", fails)
+    report = graphopt.optimize(source, lower="always", verify="none").report
+    assert f"pass {name} failed and was left out" in report.warnings[0]
+
+
+def test_under_each_what_failed_is_listed_as_refused(tmp_path: Path) -> None:
+    result = graphopt.optimize(chain(tmp_path), plugins=[rule(tmp_path, "return None", "1 / 0")], verify="each")
+    (one,) = result.report.refused
+    assert (one["pass"], one["plugin"]) == ("culprit", "acme")
+    assert one["node"]
+    assert "ZeroDivisionError" in one["why"]
+    assert result.status == "refused"
+    assert graphopt.optimize(chain(tmp_path), plugins=[rule(tmp_path, "return None", "1 / 0")]).status == "ok"
 
 
 def test_other_plugins_go_on(tmp_path: Path) -> None:

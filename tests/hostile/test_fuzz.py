@@ -33,6 +33,19 @@ def test_a_sample_of_hostile_models() -> None:
     assert tally.outcomes["done"] > 10, "most of them would be refused at the door"
 
 
+FOUND = (4767, 6487, 7687, 7903, 8178, 8488, 9825, 11171, 13083, 13130, 14607, 14688, 14946, 15179, 15606)
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once(seed: int) -> None:
+    assert not fuzz(seed, seed + 1).findings
+
+
+@pytest.mark.parametrize("seed", [12650, 14150])
+def test_what_was_found_once_in_verification(seed: int) -> None:
+    assert not fuzz(seed, seed + 1, verify_every=1).findings
+
+
 @pytest.mark.full
 def test_ten_thousand_hostile_models() -> None:
     tally = fuzz(0, CASES)

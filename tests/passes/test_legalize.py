@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from graphopt_passes.legalize import (
     bits,
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
+import graphopt
 from graphopt.config import Target
 from graphopt.testing import apply, assert_unchanged, check_rule
 from graphopt.testing import model as parsed
@@ -142,6 +144,12 @@ def test_plain_dtypes_are_left_alone():
     )
 
 
+@pytest.mark.parametrize("kind", ["int16", "uint8"])
+def test_a_copy_from_input_to_output_is_left_alone(kind):
+    """Widened, it would be a cast there and back, which is a copy: two passes would undo each other for ever."""
+    assert_unchanged(wide.widen_dtypes, f"g ({kind}[3] x) => ({kind}[3] y) {{ y = Identity(x) }}")
+
+
 def test_movement_of_quantized_values_is_left_to_tensorrt():
     assert_unchanged(
         wide.widen_dtypes,
@@ -227,11 +235,49 @@ def test_integer_products_are_exact():
     np.testing.assert_array_equal(expected[0], actual[0])
 
 
-@pytest.mark.parametrize("length", ["300", "K"])
-def test_sums_that_float32_may_not_hold_stay(length):
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("length", [258, 259, 1000])
+def test_long_integer_sums_are_taken_in_parts(length, constant):
+    """All operands at the ends of their ranges: one sum would leave what float32 holds exactly."""
+    x, w = np.full((3, length), 255, np.uint8), np.full((length, 5), -128, np.int8)
+    x[1, ::3], w[::2, 1] = 0, 127
+    text = f"g (uint8[3,{length}] x{'' if constant else f', int8[{length},5] w'}) => (int32[3,5] y)"
+    source = model(
+        text + " { y = MatMulInteger(x, w, a, b) }",
+        weights={"a": np.uint8(0), "b": np.int8(127)} | ({"w": w} if constant else {}),
+    )
+    feeds = {"x": x} if constant else {"x": x, "w": w}
+    expected, actual, result = both(source, quantized.spell_quantized, feeds)
+    np.testing.assert_array_equal(expected[0], actual[0])
+    assert [node.op_type for node in result.graph.node].count("MatMul") == -(-length // 258)
+
+
+def test_small_weights_need_no_parts():
+    source = model(
+        "g (uint8[3,900] x) => (int32[3,5] y) { y = MatMulInteger(x, w) }", weights={"w": np.ones((900, 5), np.int8)}
+    )
+    result = check_rule(quantized.spell_quantized, source)
+    assert [node.op_type for node in result.graph.node].count("MatMul") == 1
+
+
+def test_long_integer_convolutions_are_taken_in_parts():
+    x = np.random.default_rng(0).integers(200, 256, (1, 70, 4, 4), dtype=np.uint8)
+    w = np.random.default_rng(1).integers(200, 256, (2, 70, 3, 3), dtype=np.uint8)
+    source = model(
+        "g (uint8[1,70,4,4] x) => (int32[1,2,4,4] y) { y = ConvInteger <pads = [1,1,1,1]> (x, w, a, b) }",
+        weights={"w": w, "a": np.uint8(3), "b": np.uint8(7)},
+    )
+    result, _ = apply(source, quantized.spell_quantized)
+    run = {}
+    for name, proto in (("source", source), ("result", result)):
+        run[name] = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(run["source"], run["result"])
+    assert [node.op_type for node in result.graph.node].count("Conv") == 3
+
+
+def test_a_sum_of_dynamic_length_stays():
     assert_unchanged(
-        quantized.spell_quantized,
-        f"g (uint8[3,{length}] x, uint8[{length},5] w) => (int32[3,5] y) {{ y = MatMulInteger(x, w) }}",
+        quantized.spell_quantized, "g (uint8[3,K] x, uint8[K,5] w) => (int32[3,5] y) { y = MatMulInteger(x, w) }"
     )
 
 
@@ -381,6 +427,35 @@ def test_reducing_scatters_with_repeated_places(reduction):
     )
 
 
+@pytest.mark.parametrize("dims", ["[4,3] x, int64[7,2] i, float[7,2]", "[N,3] x, int64[E,2] i, float[E,2]"])
+def test_scatters_of_more_indices_than_places_get_room(dims):
+    """Of distinct places: with repeated ones, ONNX does not say which update stays."""
+    numbers = np.random.default_rng(0)
+    x, u = numbers.normal(size=(4, 3)).astype(np.float32), numbers.normal(size=(7, 2)).astype(np.float32)
+    i = np.array([[0, 1], [1, 3], [-1, 0], [0, 1], [1, 2], [3, -1], [0, 0]])
+    for column in range(2):  # equal places get equal updates
+        places = i[:, column] % 4
+        u[:, column] = u[places, column]
+    source = model(f"g (float{dims} u) => (float[?,3] y) {{ y = ScatterElements <axis = 0> (x, i, u) }}", opset=18)
+    result, fired = apply(source, corners.mend_corners)
+    assert fired["mend-corners"] == 1
+    expected = x.copy()
+    for column in range(2):
+        expected[i[:, column] % 4, column] = u[:, column]
+    for proto in (source, result):
+        actual = ReferenceEvaluator(proto).run(None, {"x": x, "i": i, "u": u})[0]
+        np.testing.assert_array_equal(expected, actual)
+
+
+@pytest.mark.parametrize("dims", ["[4,3] x, int64[4,3] i, float[4,3]", "[N,3] x, int64[N,3] i, float[N,3]",
+                                  "[N,3] x, int64[1,3] i, float[1,3]"])  # fmt: skip
+def test_scatters_with_room_stay(dims):
+    assert_unchanged(
+        corners.mend_corners,
+        model(f"g (float{dims} u) => (float[?,3] y) {{ y = ScatterElements <axis = 0> (x, i, u) }}", opset=18),
+    )
+
+
 def test_plain_scatters_stay():
     assert_unchanged(
         sampling.spell_sampling,
@@ -399,3 +474,36 @@ def test_batch_statistics():
 def test_batch_norm_in_inference_stays():
     source = "g (float[4,3,5] x) => (float[4,3,5] y) { y = BatchNormalization(x, s, b, a, c) }"
     assert_unchanged(training.spell_training, model(source, weights={name: (3,) for name in "sbac"}))
+
+
+# -- nodes that are not as their operator's definition has them ---
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (training.spell_training, "g (float r, int64 t, float[2] x) => (float[2] y) { y = Momentum(r, t, x) }"),
+        (functions.expand_functions, "g (int64[2,3] n) => (float[10] y) { y = BlackmanWindow(n) }"),
+        (
+            functions.expand_functions,
+            """g (float[2,9,4,8] q, float[2,3,6,8] k, float[2,3,6,8] v, bool[2,3,4,6] m) => (float[2,9,4,8] y) {
+            y = Attention(q, k, v, m) }""",
+        ),
+        (bits.spell_bits, 'g (int8[3] x, int8[7] s) => (int8[3] y) { y = BitShift <direction = "LEFT"> (x, s) }'),
+        (
+            quantized.spell_quantized,
+            "g (uint8[5] x, float s, uint8[1,1] z) => (float[5] y) { y = DequantizeLinear <axis = 0> (x, s, z) }",
+        ),
+    ],
+)
+def test_what_contradicts_its_operator_is_left_to_the_parser(rule, text):
+    assert_unchanged(rule, model(text, opset=28 if "int8[7]" in text else 23))
+
+
+def test_a_function_that_came_with_a_layer_is_no_business_of_these_rules():
+    source = model(
+        "g (float[3,2] x, bool[2] c) => (float[3,?] y, float[3,2] z) { y = Compress <axis = 1> (x, c) z = Relu(x) }",
+        opset=18,
+    )
+    report = graphopt.optimize(source, verify="none").report
+    assert not report.warnings

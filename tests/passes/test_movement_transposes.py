@@ -27,6 +27,12 @@ class TestCompose:
             "g (float[A,B,C] x) => (float[A,B,C] y) { r = Relu(x) y = Neg(r) }",
         )
 
+    def test_an_order_of_fewer_axes_than_the_operand_has_is_left_to_the_parser(self):
+        assert_unchanged(
+            movement.ComposeTransposes(),
+            "g (float[A,B,C,D] x) => (y) { t = Transpose<perm=[0,2,1]>(x) y = Transpose<perm=[0,2,1]>(t) }",
+        )
+
     def test_the_absent_perm_reverses(self):
         check_rule(
             movement.ComposeTransposes(),

@@ -9,13 +9,17 @@ import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.config import Target
-from graphopt.ir import dtypes
+from graphopt.ir import dtypes, shapes
+from graphopt.ir.graph import extras
 from graphopt.rewrite.build import Skip
 from graphopt.rewrite.value import Value
 from graphopt.rewrite.worklist import Model
 
 from .carried import CARRIER
 from .site import Site, rewrite
+
+_ROOM = "graphopt.room"
+"""Mark of a ScatterElements whose operand has a place for every index."""
 
 
 def mod(site: Site) -> Value:
@@ -118,7 +122,37 @@ def tensor_scatter(site: Site) -> Value:
     return op.Where(op.Reshape(inside, along), op.GatherElements(update, index, axis=axis), cache)  # type: ignore[no-any-return]
 
 
+def scatter_elements(site: Site) -> Value:
+    """ScatterElements(x, i, u) = ScatterElements(x with room for every index, i, u) without the room.
+
+    TensorRT wants no more indices than places along the axis. Not where there provably are not more, or as many.
+    """
+    op, x, index = site.op, site[0], site[1]
+    if site.attr("reduction", "none") != "none" or _ROOM in extras(site.node).metadata:
+        raise Skip("taken as it is")
+    rank, axis = site.rank(), site.axis()
+    places, count = (x.shape or ())[axis], (index.shape or (None,) * rank)[axis]
+    if (
+        count == 1
+        or shapes.same_dim(places, count)
+        or (isinstance(places, int) and isinstance(count, int) and count <= places)
+    ):
+        raise Skip("no more indices than places")
+    zero, kind = np.zeros(1, np.int64), site.dtype(1)
+    size = op.Slice(op.Shape(x), [axis], [axis + 1], [0])
+    parts = [op.Slice(op.Shape(x), [0], [axis], [0])] if axis else []
+    parts.append(op.Slice(op.Shape(index), [axis], [axis + 1], [0]))
+    parts += [op.Slice(op.Shape(x), [axis + 1], [rank], [0])] if axis + 1 < rank else []
+    room = op.Expand(np.zeros((), site.dtype()), op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0])
+    along = site.cast(op.Reshape(size, [1] * rank), kind)
+    index = op.Where(op.Less(index, np.zeros((), kind)), op.Add(index, along), index)
+    made = op.ScatterElements(op.Concat(x, room, axis=axis), index, site[2], axis=axis)
+    extras(site.op.made[-1]).metadata[_ROOM] = "1"
+    return op.Slice(made, zero, size, np.asarray([axis]))  # type: ignore[no-any-return]
+
+
 HANDLERS = {
+    "ScatterElements": scatter_elements,
     "Mod": mod,
     "ReduceMax": reduce_bool,
     "ReduceMin": reduce_bool,

@@ -53,6 +53,7 @@ def _expand(site: Site) -> Any:
 def expand(site: Site) -> Any:
     """The values of the node's outputs by the schema's own function body."""
     body = _body(site)
+    site.by_definition = True
     if any(attribute.HasField("g") for node in body.node for attribute in node.attribute):
         return _with_bodies(site, body)
     imports = {entry.domain: entry.version for entry in body.opset_import}

@@ -1,12 +1,14 @@
 """Which operators that ONNX defines by others the target's parser and builder take as they are.
 
-Measured with TensorRT-RTX 1.6.1 and 1.7.1 over ONNX's operator tests (tests/bench/legalize.py).
+Measured with TensorRT-RTX 1.6.1 and 1.7.1 over ONNX's operator tests (tests/bench/legalize.py); for TensorRT itself,
+see graphopt.backends.operators.TABLES.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from graphopt.backends.operators import table
 from graphopt.ir import dtypes
 
 from .site import Site
@@ -18,6 +20,8 @@ def is_taken(site: Site) -> str:
     """Why the node is left as it is, '' where the target does not take it."""
     test = _TESTS.get(site.node.op)
     if test is None:
+        return ""
+    if site.node.op in table(site.target.backend, site.target.version).refused:
         return ""
     return f"{site.node.op} is taken as it is" if test(site) else ""
 

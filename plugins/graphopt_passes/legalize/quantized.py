@@ -2,7 +2,8 @@
 
     QuantizeLinear(x, s, z) = clip(round(x / s) + z, least, largest)
     DequantizeLinear(q, s, z) = (q - z) * s
-    MatMulInteger(a, b) = MatMul(a - za, b - zb): whole numbers below 2**24 are exact in float32
+    MatMulInteger(a, b) = sum over parts of MatMul(a - za, b - zb): whole numbers below 2**24 are exact in float32, and
+    so are the operands in TF32
 
 Native where the target has them: int8 with a constant zero point of 0, per tensor or per axis.
 """
@@ -47,8 +48,6 @@ def _native(site: Site, narrow: str) -> bool:
             return False
         if narrow in ("int4", "float4e2m1") and (x.size is None or x.size % 2):
             return False
-    if site.node.op == "QuantizeLinear" and narrow != "int8" and site.model.editor.is_result(site.node.outputs[0]):
-        return False
     if site.node.op == "QuantizeLinear" and any(
         reader.op not in ("DequantizeLinear", "Reshape", "Transpose") for reader in site.node.outputs[0].outputs
     ):
@@ -68,7 +67,7 @@ def _spread(site: Site, value: Value, x: Value) -> Any:
         return op.Reshape(value, [1] * axis + [-1] + [1] * (x.rank - axis - 1))
     block = int(site.attr("block_size", 0))
     if not block:
-        return value
+        raise Skip("a scale or zero point is neither a number nor a vector, and not in blocks")
     if value.shape is None or not shapes.is_static(value.shape):
         raise Skip("a blocked scale has dynamic dimensions")
     dims = [int(dim) for dim in value.shape if isinstance(dim, int)]
@@ -138,30 +137,81 @@ def _less(site: Site, slot: int, zero: int, axis: int | None = None) -> Value:
     return site.cast(x, np.float32)
 
 
-def _few(site: Site, slot: int, axes: tuple[int, ...]) -> None:
-    """Raise Skip where sums of so many products of bytes may exceed what float32 holds exactly."""
-    shape = site[slot].shape or ()
-    count = 1
-    for axis in axes:
-        dim = shape[axis] if -len(shape) <= axis < len(shape) else None
-        if not isinstance(dim, int):
-            raise Skip("the length of the sum is dynamic, so that it may not be exact in float32")
-        count *= dim
-    if count * 255 * 255 > _EXACT:
-        raise Skip(f"sums of {count} products may not be exact in float32")
+def _parts(site: Site, slot: int, zero: int, axes: tuple[int, ...]) -> list[slice]:
+    """The summed axis (the first of `axes`) of a weight in parts of which each sum is exact in float32.
+
+    A sum is at most 255 sum |w - z|, or 255 * 255 for each product where the weight is computed. Raises Skip where its
+    length is dynamic.
+    """
+    weight, point = site[slot], site.input(zero)
+    shape = weight.shape or ()
+    places = [axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)]
+    if len(places) < len(axes) or not all(isinstance(shape[place], int) for place in places):
+        raise Skip("the length of the sum is dynamic, so that it may not be exact in float32")
+    length = int(shape[places[0]])  # type: ignore[arg-type]
+    each = np.full(length, 255 * int(np.prod([shape[place] for place in places[1:]], dtype=np.int64)))  # type: ignore[arg-type]
+    if weight.const is not None and (point is None or point.const is not None):
+        values = np.abs(weight.const.astype(np.int64) - _along(point, weight.const.ndim, slot == 1 and len(axes) == 1))
+        values = values.sum(axis=tuple(places[1:]), keepdims=True)
+        values = np.moveaxis(values, places[0], 0).reshape(length, -1)
+        if int(values.sum(axis=0).max(initial=0)) * 255 <= _EXACT:
+            return [slice(0, length)]
+        each = values.max(axis=1)
+    found, start, total = [], 0, 0
+    for place, most in enumerate(each.tolist()):
+        if most * 255 > _EXACT:
+            raise Skip(f"sums of {most // 255} products may not be exact in float32")
+        if (total + most) * 255 > _EXACT:
+            found.append(slice(start, place))
+            start, total = place, 0
+        total += most
+    return [*found, slice(start, length)]
+
+
+def _along(point: Value | None, rank: int, last: bool) -> Any:
+    """A constant zero point so that it broadcasts with its weight: along the last axis, or the first."""
+    if point is None or point.const is None:
+        return 0
+    values = point.const.astype(np.int64)
+    if values.size == 1:
+        return values.reshape(-1)[0]
+    return values if last or values.ndim > 1 else values.reshape([-1] + [1] * (rank - 1))
+
+
+def _piece(site: Site, x: Value, part: slice, axis: int) -> Value:
+    made: Value = site.op.Slice(x, [part.start], [part.stop], [axis])
+    return made
 
 
 def matmul_integer(site: Site) -> Value:
-    _few(site, 0, (-1,))
-    product = site.op.MatMul(_less(site, 0, 2, -2), _less(site, 1, 3, -1))
-    return site.cast(product, np.int32)
+    parts = _parts(site, 1, 3, (-2,) if site.rank(1) > 1 else (-1,))
+    a, b = _less(site, 0, 2, -2), _less(site, 1, 3, -1)
+    if len(parts) == 1:
+        return site.cast(site.op.MatMul(a, b), np.int32)
+    along = -2 if site.rank(1) > 1 else -1
+    total = None
+    for part in parts:
+        product = site.cast(site.op.MatMul(_piece(site, a, part, -1), _piece(site, b, part, along)), np.int32)
+        total = product if total is None else site.op.Add(total, product)
+    assert total is not None
+    return total
 
 
 def conv_integer(site: Site) -> Value:
-    _few(site, 1, tuple(range(1, site.rank(1))))
+    parts = _parts(site, 1, 3, tuple(range(1, site.rank(1))))
     attrs = dict(site.node.attrs)
+    if len(parts) > 1 and int(site.attr("group", 1)) != 1:
+        raise Skip("sums over groups of channels may not be exact in float32")
     x, w = _less(site, 0, 2), _less(site, 1, 3, 0)
-    return site.cast(site.op.raw("Conv", [x, w], attrs, 1)[0], np.int32)
+    if len(parts) == 1:
+        return site.cast(site.op.raw("Conv", [x, w], attrs, 1)[0], np.int32)
+    total = None
+    for part in parts:
+        operands = [_piece(site, x, part, 1), _piece(site, w, part, 1)]
+        product = site.cast(site.op.raw("Conv", operands, attrs, 1)[0], np.int32)
+        total = product if total is None else site.op.Add(total, product)
+    assert total is not None
+    return total
 
 
 def _requantized(site: Site, value: Value, scale: Value, zero: Value) -> Value:
@@ -194,7 +244,8 @@ def _scale(site: Site, slot: int, of: int, axis: int) -> Value:
 
 def qlinear_conv(site: Site) -> Value:
     op = site.op
-    _few(site, 3, tuple(range(1, site.rank(3))))
+    if len(_parts(site, 3, 5, tuple(range(1, site.rank(3))))) > 1:
+        raise Skip("its sums may not be exact in float32")
     x, w = _less(site, 0, 2), _less(site, 3, 5, 0)
     total = op.raw("Conv", [x, w], dict(site.node.attrs), 1)[0]
     rank = site.rank(0)
@@ -239,7 +290,8 @@ HANDLERS = {
 def spell_quantized(graph: gs.Graph, target: Target, model: Model) -> int:
     """Quantized integer operators = float32 arithmetic on whole numbers, where TensorRT does not take them.
 
-    Not where a sum may exceed 2**24, beyond which float32 does not hold every whole number.
+    A sum that may exceed 2**24, beyond which float32 does not hold every whole number, is taken in parts, which are
+    added in int32.
     """
     return rewrite(model, target, HANDLERS, "spell-quantized")
 

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 import graphopt
+from graphopt.backends.operators import table
+from graphopt.backends.tensorrt import FLAVORS
 from graphopt.config import Target
 from graphopt.ir import dtypes
 from graphopt.rewrite.build import Skip
@@ -212,9 +214,10 @@ HANDLERS = {
 def spell_sampling(graph: gs.Graph, target: Target, model: Model) -> int:
     """Reducing scatters, TfIdfVectorizer, RoiAlign, DeformConv = comparisons and products, for TensorRT only.
 
-    Shapes must be static; scatters of at most 64 updates along the axis.
+    Not where a plugin of the target takes them. Shapes must be static; scatters of at most 64 updates along the axis.
     """
-    return rewrite(model, target, HANDLERS, "spell-sampling")
+    taken = table(target.backend, target.version).by_plugin if target.backend in FLAVORS else frozenset()
+    return rewrite(model, target, {op: f for op, f in HANDLERS.items() if op not in taken}, "spell-sampling")
 
 
 @graphopt.hookimpl

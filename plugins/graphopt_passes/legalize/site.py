@@ -1,13 +1,14 @@
 """One node that is to be said otherwise: its operands, its attributes, and what stands in its place.
 
 A handler is a function of a `Site`. It returns the values of the node's outputs (None for one that nothing reads), or
-raises `graphopt.Skip` with the reason why this node must be left alone. Types are inferred before anything is applied:
-a handler that provably changes a dtype or a shape is an error that names it.
+raises `graphopt.Skip` with the reason why this node must be left alone (none where it is of no concern). Types are
+inferred before anything is applied: a handler that provably changes a dtype or a shape is an error that names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from graphopt.config import Target
 from graphopt.errors import PassError
 from graphopt.ir import dtypes, shapes
 from graphopt.ir.edits import inherit
+from graphopt.ir.infer import BROADCAST, COMPARE
 from graphopt.ir.operator_shapes import clash
 from graphopt.rewrite.build import Ops, Skip
 from graphopt.rewrite.spelling import attribute_operand, default, is_standard, moved
@@ -44,6 +46,8 @@ class Site:
                 if array is not None:
                     given[entry.slot] = Value(None, array, self.op)
         self.inputs = given
+        self.by_definition = False
+        """What is put in its place is ONNX's own definition: where types clash, the node's operands contradict it."""
 
     def input(self, slot: int) -> Value | None:
         """An operand, or None where it is absent."""
@@ -131,7 +135,9 @@ def rewrite(model: Model, target: Target, handlers: Mapping[str, Handler], name:
     model.infer()
     for node in model.fresh(name):
         handler = handlers.get(node.op)
-        if handler is None or not (is_standard(node) or node.domain in _DOMAINS) or model.home(node) is not model.graph:
+        if handler is None or not (is_standard(node) or node.domain in _DOMAINS):
+            continue
+        if not model.editor.has(node) or model.home(node) is not model.graph:  # gone by now, or of a layer's function
             continue
         changes += attempt(node, model, target, handler, name)
     return changes
@@ -144,7 +150,8 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
         found = handler(site)
     except _MALFORMED as skip:
         site.op.abort()
-        model.left[node.name] = f"{name}: {skip}"
+        if str(skip):
+            model.left[node.name] = f"{name}: {skip}"
         return False
     results = list(found) if isinstance(found, (tuple, list)) else [found]
     results = (results + [None] * len(node.outputs))[: len(node.outputs)]
@@ -159,7 +166,7 @@ def attempt(node: gs.Node, model: Model, target: Target, handler: Handler, name:
             continue
         tensor = site.op.value(value, old)
         if wrong := clash((dtypes.of(old), shapes.of(old)), (dtypes.of(tensor), shapes.of(tensor))):
-            if _is_misdeclared(node, model):
+            if site.by_definition or _is_misdeclared(node, model):
                 site.op.abort()
                 model.left[node.name] = f"{name}: the model declares {old.name!r} as something else"
                 return False
@@ -181,6 +188,15 @@ _MALFORMED = (Skip, ValueError, IndexError, KeyError, TypeError, onnx.defs.Schem
 def _is_misdeclared(node: gs.Node, model: Model) -> bool:
     """Whether the node's own definition does not give what the model declares of its outputs, or gives nothing."""
     given = model.inference.outputs(node, model.imports(node))
+    if node.op in BROADCAST | COMPARE and _cannot_meet([shapes.of(tensor) for tensor in node.inputs if tensor.name]):
+        return True
     return given is None or any(
         clash(kind, (dtypes.of(tensor), shapes.of(tensor))) for tensor, kind in zip(node.outputs, given, strict=False)
     )
+
+
+def _cannot_meet(operands: list[shapes.Shape]) -> bool:
+    """Whether shapes contradict the rules of broadcasting."""
+    known = [shape[::-1] for shape in operands if shape is not None]
+    columns = zip_longest(*known, fillvalue=1)
+    return any(len({dim for dim in column if isinstance(dim, int) and dim != 1}) > 1 for column in columns)

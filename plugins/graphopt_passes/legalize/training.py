@@ -20,6 +20,8 @@ from .site import Site, rewrite
 def _groups(site: Site, per: int) -> list[list[Value]]:
     """The variadic inputs after R and T, one list for each tensor that is optimized."""
     count = (len(site.inputs) - 2) // per
+    if count < 1 or len(site.inputs) != 2 + per * count or len(site.node.outputs) != (per - 1) * count:
+        raise Skip(f"{len(site.inputs)} inputs and {len(site.node.outputs)} outputs do not make whole groups")
     return [[site[2 + k * count + i] for k in range(per)] for i in range(count)]
 
 

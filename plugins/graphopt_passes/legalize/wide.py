@@ -59,10 +59,12 @@ def _widen(site: Site) -> Any:
         raise Skip("it stands at the interface of a carried value")
     if node.op in ("Cast", "CastLike"):
         return _cast(site)
+    if node.op == "Identity" and not is_pack(site[0].producer):
+        raise Skip("a copy; widened, it is simplified to a copy again")
     given = {_name(value) for value in site.inputs} & CARRIER.keys()
     made = {dtypes.name(dtypes.of(t)) for t in node.outputs if t.name and dtypes.of(t) is not None} & CARRIER.keys()
     if not given | made:
-        raise Skip("no value is of a dtype that TensorRT lacks")
+        raise Skip("")  # no value is of a dtype that TensorRT lacks
     if len(given | made) > 1:
         raise Skip(f"several dtypes that TensorRT lacks meet: {', '.join(sorted(given | made))}")
     name = next(iter(given | made))
@@ -137,7 +139,7 @@ def _cast(site: Site) -> Any:
     source = _name(x)
     wanted = dtypes.name(target)
     if source not in CARRIER and wanted not in CARRIER:
-        raise Skip("no value is of a dtype that TensorRT lacks")
+        raise Skip("")  # no value is of a dtype that TensorRT lacks
     producer = x.producer
     out = site.node.outputs[0]
     if site.model.editor.is_result(out) and not out.outputs and wanted in ("int8", "uint8") and source not in CARRIER:
