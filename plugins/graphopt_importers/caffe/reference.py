@@ -1,0 +1,50 @@
+"""What Caffe itself computes, where pycaffe is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.importer import Arrays, Reference
+
+from .caffemodel import Array
+from .emit import Dim
+from .network import Network
+
+
+def reference(
+    text: Path,
+    weights: Path | None,
+    net: Network,
+    shapes: Mapping[str, Sequence[Dim]],
+    stages: Sequence[str],
+    notes: list[str],
+) -> Reference | None:
+    """Caffe's forward pass, or None: Caffe is not installed, or the network is not run as it stands in the file."""
+    if importlib.util.find_spec("caffe") is None:
+        return None
+    if any("became" in note or "left out" in note for note in net.notes):
+        notes.append("not compared with Caffe: losses were taken off the network")
+        return None
+
+    def run(arrays: Arrays) -> Sequence[Array]:
+        os.environ.setdefault("GLOG_minloglevel", "2")
+        import caffe  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+        caffe.set_mode_cpu()
+        words: dict[str, Any] = {"weights": str(weights)} if weights else {}
+        model = caffe.Net(str(text), caffe.TEST, stages=list(stages), **words)
+        for name, array in arrays.items():
+            model.blobs[name].reshape(*array.shape)
+        model.reshape()
+        for name, array in arrays.items():
+            model.blobs[name].data[...] = array
+        model.forward()
+        return [np.array(model.blobs[name].data) for name in net.outputs]
+
+    return run
