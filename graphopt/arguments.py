@@ -18,7 +18,9 @@ _OUTPUT, _SHAPES, _PASSES, _VERIFY, _ENGINE, _SAY = (
     "What is printed",
 )
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An ONNX file, or what an importer takes.", show_default=False)
+]
 Plugin = Annotated[
     list[str] | None,
     typer.Option(
@@ -43,6 +45,12 @@ Lower = Annotated[
         metavar="WHEN",
         rich_help_panel=_PASSES,
         help="Where custom layers are placed. auto: where a measurement says that it pays. always, never.",
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", metavar="", rich_help_panel=_ENGINE, help="Build even if the engine cache has this engine."
     ),
 ]
 Segments = Annotated[
@@ -162,7 +170,7 @@ TypicalShapes = Annotated[
         "--optShapes",
         metavar="NAME=DIMS",
         rich_help_panel=_SHAPES,
-        help="The typical shape of an input, as x=1x3x48x320. Repeatable.",
+        help="The typical shape of an input, as x=1x3x48x320. Imports: x=Nx3x48x320. Repeatable.",
     ),
 ]
 MinShapes = Annotated[
@@ -278,5 +286,9 @@ def limits_of(seconds: float, memory_gb: float | None) -> Limits:
         if value is not None and not 0 < value < 1e8:
             raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
     return Limits(
-        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
+        build_seconds=seconds,
+        pass_seconds=seconds,
+        run_seconds=seconds,
+        import_seconds=seconds,
+        memory_bytes=int((memory_gb or 0) * 1e9),
     )

@@ -19,6 +19,7 @@ from .arguments import (
     MemoryLimit,
     MinShapes,
     Model,
+    NoCache,
     NoPlugin,
     Opset,
     Pipeline,
@@ -42,6 +43,7 @@ from .cache_command import cache_app
 from .config import Target
 from .console import failures, progress
 from .errors import UsageError
+from .import_words import takes_import
 from .precision_words import request_of, takes_precision
 
 EngineFile = Annotated[
@@ -65,13 +67,11 @@ LayerTimes = Annotated[
         help="Show this profile, as `graphopt profile -o` wrote it, in the HTML report.",
     ),
 ]  # fmt: skip
-NoCache = Annotated[
-    bool, typer.Option("--no-cache", metavar="", help="Build even if the engine cache has this engine.")
-]
 
 
 @takes_precision
 @takes_build
+@takes_import
 def build(
     context: typer.Context,
     model: Model,
@@ -108,6 +108,7 @@ def build(
     verbose: Verbose = False,
     request: Any = None,
     builder: Any = None,
+    imported: Any = None,
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine with every option of the builder.
 
@@ -126,33 +127,42 @@ def build(
         options = replace(options_of(builder, verbose), segments=segments)
         target = Target(backend, compute_capability=next(iter(options.compute_capabilities), None))
         job = Build(
-            model, engine, context.params, words_of(context), report=report, use_cache=not no_cache, times=layer_times
+            model,
+            engine,
+            context.params,
+            words_of(context),
+            report=report,
+            use_cache=not no_cache,
+            times=layer_times,
+            foreign=imported is not None,
         )
         with progress(quiet or as_json) as show:
-            job.run(
-                show,
-                output=model_path if save_onnx else None,
-                target=target,
-                pipeline=pipeline,
-                skip=skip or (),
-                plugins=plugin or (),
-                no_plugins=no_plugin or (),
-                shapes=shapes_of(min_shapes or (), shapes or (), max_shapes or ()),
-                freeze=dims_by_name(freeze or (), "--freeze"),
-                bind=values_by_name(bind or ()),
-                opset=opset,
-                promote_io=promote_io,
-                keep_metadata=keep_metadata,
-                lower=lower,
-                precision=request_of(request),
-                verify=verify,
-                inputs=inputs,
-                samples=samples,
-                seed=seed,
-                build_options=options,
-                strict=strict,
-                limits=limits_of(time_limit, memory_limit),
-            )
+            if not job.answered(show):
+                job.run(
+                    show,
+                    importer=imported,
+                    output=model_path if save_onnx else None,
+                    target=target,
+                    pipeline=pipeline,
+                    skip=skip or (),
+                    plugins=plugin or (),
+                    no_plugins=no_plugin or (),
+                    shapes=shapes_of(min_shapes or (), shapes or (), max_shapes or ()),
+                    freeze=dims_by_name(freeze or (), "--freeze"),
+                    bind=values_by_name(bind or ()),
+                    opset=opset,
+                    promote_io=promote_io,
+                    keep_metadata=keep_metadata,
+                    lower=lower,
+                    precision=request_of(request),
+                    verify=verify,
+                    inputs=inputs,
+                    samples=samples,
+                    seed=seed,
+                    build_options=options,
+                    strict=strict,
+                    limits=limits_of(time_limit, memory_limit),
+                )
         job.tell(as_json, quiet, verbose)
 
 

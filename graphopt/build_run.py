@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .console import print_json, stdout, warn
-from .engines.key import NoKey, file_digest, gpu, request_key
+from .engines.key import NoKey, file_digest, request_key
 from .engines.store import Store
 from .ir.staging import staging
-from .job import Progress
 from .layers.measured import measured_files
 from .manifest import write_manifest
-from .pipeline import Result, optimize
-from .registry import Registry
 
+if TYPE_CHECKING:
+    from .pipeline import Result
+
+Progress = Callable[[str, int, int], None]
 _NOT_PART = frozenset(
     (
         "model",
@@ -41,7 +43,7 @@ class Build:
 
     def __init__(
         self, model: str, engine: Path, words: dict[str, Any], command: list[str], *, report: str | None = None,
-        use_cache: bool = True, times: str | None = None,
+        use_cache: bool = True, times: str | None = None, foreign: bool = False,
     ) -> None:  # fmt: skip
         self.model = model
         self.engine = engine
@@ -50,39 +52,56 @@ class Build:
         self.command = command
         self.report = report
         self.times = times
+        self.foreign = foreign
+        """Whether the model may be another framework's, whose code and further files no key could hold."""
         self.store = Store() if use_cache else None
         self.result: Result | None = None
         self.answer: dict[str, Any] = {}
+        self._files: dict[str, str] = {}
+        self._key = ""
+
+    def answered(self, progress: Progress) -> bool:
+        """Whether this request was answered before, and its engine is now in place."""
+        began = time.perf_counter()
+        progress("looking into the engine cache", 0, 0)
+        self._files = self._files_read()
+        self._key = self._request() if self.store is not None and self._is_whole() else ""
+        if not self._key or self.store is None or self.report is not None or self.words.get("save_onnx"):
+            return False
+        found = self.store.request(self._key)
+        return found is not None and self._take(found, began)
+
+    def _is_whole(self) -> bool:
+        return not self.foreign and Path(self.model).is_file()
 
     def run(self, progress: Progress, **options: Any) -> None:
         """The engine, in place. Raises GraphoptError."""
-        began = time.perf_counter()
-        progress("looking into the engine cache", 0, 0)
-        key = self._key(options) if Path(self.model).is_file() else ""
-        if key and self.store is not None and self.report is None and options["output"] is None:
-            found = self.store.request(key)
-            if found is not None and self._take(found, began):
-                return
+        from .pipeline import optimize
+
         self.result = optimize(
             self.model, engine=self.engine, store=self.store, progress=progress, count_layers=True,
-            made_by={"command": self.command, "files": self._files(options)}, **options,
+            made_by={"command": self.command, "files": self._files}, **options,
         )  # fmt: skip
         self.answer = self.result.to_json()
         made = self.answer["build"]["cache"]["key"]
-        if key and made and self.store is not None and self.answer["status"] in ("ok", "unchecked"):
-            self.store.answer(key, {"engine": made, "report": self.answer})
+        if self._key and made and self.store is not None and self.answer["status"] in ("ok", "unchecked"):
+            self.store.answer(self._key, {"engine": made, "report": self.answer})
 
     def _take(self, found: dict[str, Any], began: float) -> bool:
         """Whether the engine of an earlier answer is there, and now in place."""
         assert self.store is not None
-        with staging(self.engine.parent) as folder:
-            path = folder / self.engine.name
-            entry = self.store.get(str(found["engine"]), path)
-            if entry is None:
-                return False
-            made_by = {**entry["manifest"]["made_by"], "command": self.command}
-            write_manifest(self.engine, {**entry["manifest"], "source": self.model, "made_by": made_by})
-            os.replace(path, self.engine)
+        key = str(found["engine"])
+        entry = self.store.same(key, self.engine)
+        if entry is not None:
+            self._describe(entry)
+        else:
+            with staging(self.engine.parent) as folder:
+                path = folder / self.engine.name
+                entry = self.store.get(key, path)
+                if entry is None:
+                    return False
+                self._describe(entry)
+                os.replace(path, self.engine)
         report = found["report"]
         build = {**report["build"], "engine": str(self.engine), "cache": {**report["build"]["cache"], "hit": True}}
         outputs = {**report["outputs"], "engine": [str(self.engine)]}
@@ -90,23 +109,24 @@ class Build:
         self.answer = {**report, "build": build, "outputs": outputs, "seconds": seconds}
         return True
 
-    def _key(self, options: dict[str, Any]) -> str:
+    def _describe(self, entry: dict[str, Any]) -> None:
+        made_by = {**entry["manifest"]["made_by"], "command": self.command}
+        write_manifest(self.engine, {**entry["manifest"], "source": self.model, "made_by": made_by})
+
+    def _request(self) -> str:
         """The key of this request; '' where code of the user's own decides what comes out."""
-        registry = Registry(options["plugins"], options["no_plugins"])
-        request = options["precision"]
-        foreign = [word for word in (request.calib, request.metric) if isinstance(word, str) and ":" in word]
-        if foreign or registry.has("graphopt_inputs"):
+        if any(":" in str(self.words.get(name) or "") for name in ("calib", "metric")):
             return ""
         try:
-            files = [Path(name) for name in self._files(options)] + measured_files()
-            return request_key(Path(self.model), {**self.words, "gpu": gpu()}, files, registry)
+            files = self._files | {str(path): file_digest(path) for path in measured_files()}
+            plugins, without = self.words.get("plugin") or (), self.words.get("no_plugin") or ()
+            return request_key(Path(self.model), self.words, files, plugins, without)
         except NoKey:
             return ""
 
-    def _files(self, options: dict[str, Any]) -> dict[str, str]:
+    def _files_read(self) -> dict[str, str]:
         """The files that decide what comes out, each with its digest."""
-        request = options["precision"]
-        named = [self.model, options["inputs"], request.calib, request.plan]
+        named = [self.model, *(self.words.get(name) for name in ("inputs", "calib", "plan"))]
         named += [word.partition("=@")[2] for word in self.words.get("bind") or ()]
         paths = [Path(word) for word in named if isinstance(word, str) and word]
         found = [inner for path in paths for inner in (sorted(path.glob("*.npz")) if path.is_dir() else [path])]

@@ -24,7 +24,8 @@ class ImportRequest:
 
     source: a path, or what else the importer accepts, as it was typed. folder: exists, is empty, and is thrown away
     later; the model and its external data go there. shapes: input name -> dims, where a str names a dynamic dimension;
-    the key '' stands for the only input. inputs: example inputs. opset: of ONNX, None for the importer's best.
+    the key '' stands for the only input. sizes: name of a dynamic dimension -> the size that example inputs have there,
+    where the user said one. inputs: example inputs, whose shapes win. opset: of ONNX, None for the importer's best.
     options: --import-option NAME=VALUE.
     """
 
@@ -35,6 +36,7 @@ class ImportRequest:
     opset: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import onnx_graphsurgeon as gs
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .backends.protocol import BuildOptions, BuildResult
 from .config import Shapes
-from .ir.graph import flatten, peek, scopes
 from .report.environment import environment
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
 
 SCHEMA = 1
 
@@ -36,6 +36,8 @@ def manifest(
 
     `nodes`: {name of a node in the model that was built: {"op", "outputs", "from": names of source nodes, "rules"}}.
     """
+    from .ir.graph import flatten, peek, scopes
+
     nodes = {}
     for scope in scopes(graph):
         for node in scope.nodes:

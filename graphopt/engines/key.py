@@ -5,24 +5,28 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from graphopt import __version__
 from graphopt.backends.build_options import BuildOptions
 from graphopt.config import Shapes, Target
 from graphopt.errors import ModelError
-from graphopt.layers import measured
-from graphopt.layers.layer import DOMAIN
-from graphopt.registry import Registry
+
+if TYPE_CHECKING:
+    import onnx
+
+    from graphopt.registry import Registry
 
 SCHEMA = 1
 _NOT_PART = ("timing_cache", "verbose", "plugins", "no_plugins")
@@ -45,11 +49,15 @@ def engine_key(
 
     Raises NoKey where a plugin may change the build and has no graphopt_cache_key.
     """
+    import onnx
+
+    from graphopt.layers import measured
+
     proto = onnx.load(model, load_external_data=False)
     parts = {
         "schema": SCHEMA,
         "graphopt": __version__,
-        "model": _model(model, proto),
+        "model": _model(model),
         "shapes": asdict(shapes or Shapes()),
         "options": {name: value for name, value in asdict(options).items() if name not in _NOT_PART}
         | {"timing_cache": bool(options.timing_cache)},
@@ -62,27 +70,73 @@ def engine_key(
     return digest_of(parts)
 
 
-def request_key(model: Path, words: Mapping[str, Any], files: Iterable[Path], registry: Registry) -> str:
-    """The key of a whole command: the model's bytes, every option, the files that options name, and all code."""
-    found = [_library(), *(module_source(one.module) for one in registry.plugins if one.module is not None)]
+def request_key(
+    model: Path, words: Mapping[str, Any], files: Mapping[str, str], plugins: Sequence[str], no_plugins: Sequence[str]
+) -> str:
+    """The key of a whole command: the model's bytes, every option, the files that options name, and all code.
+
+    files: each with its digest, the model's among them.
+
+    Raises NoKey where code of the user's own decides what comes out.
+    """
+    found = _installed_plugins()
+    if plugins or found is None or os.environ.get("GRAPHOPT_PLUGINS"):
+        found = _loaded_plugins(plugins, no_plugins)
     parts = {
         "schema": SCHEMA,
         "graphopt": [__version__, package_source(Path(__file__).parents[1])],
-        "model": _model(model, onnx.load(model, load_external_data=False)),
+        "library": _library(),
+        "model": _model(model, files.get(str(model), "")),
         "words": {name: words[name] for name in sorted(words)},
-        "files": [[str(path), file_digest(path)] for path in files],
-        "plugins": [[one.name, one.source, one.reason] for one in registry.plugins],
-        "sources": found,
-        "builders": _builders(registry),
-        "measured": measured.digest(),
+        "files": sorted(files.items()),
+        "plugins": [found, list(no_plugins)],
+        "gpu": gpu(),
     }
     return digest_of(parts)
 
 
 def _is_chosen(proto: onnx.ModelProto, options: BuildOptions, target: Target) -> bool:
     """Whether measurements decide which layers run as kernels between engines."""
+    from graphopt.layers.layer import DOMAIN
+
     auto = options.segments == "auto" and target.backend == "tensorrt_rtx"
     return auto and any(node.domain == DOMAIN for node in proto.graph.node)
+
+
+def _installed_plugins() -> list[Any] | None:
+    """Every entry point with its distribution and its package's source, none of it imported.
+
+    None where a package has hooks that may bring in more than its source: then it must be asked.
+    """
+    found = []
+    for point in sorted(metadata.entry_points(group="graphopt"), key=lambda one: (one.name, one.value)):
+        spec = find_spec(point.module.partition(".")[0])
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        folder = Path(spec.submodule_search_locations[0])
+        if _asks(folder):
+            return None
+        about = f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
+        found.append([point.name, point.value, about, package_source(folder)])
+    return found
+
+
+@cache
+def _asks(folder: Path) -> bool:
+    return any(word in path.read_bytes() for path in folder.rglob("*.py") for word in _HOOKS)
+
+
+_HOOKS = (b"graphopt_builder", b"graphopt_inputs")
+
+
+def _loaded_plugins(plugins: Sequence[str], no_plugins: Sequence[str]) -> list[Any]:
+    from graphopt.registry import Registry
+
+    registry = Registry(plugins, no_plugins)
+    if registry.has("graphopt_inputs"):
+        raise NoKey("a plugin chooses the inputs")
+    sources = [module_source(one.module) for one in registry.plugins if one.module is not None]
+    return [[[one.name, one.source, one.reason] for one in registry.plugins], sources, _builders(registry)]
 
 
 def digest_of(parts: Any) -> str:
@@ -91,10 +145,21 @@ def digest_of(parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
-def _model(path: Path, proto: onnx.ModelProto) -> list[str]:
-    names = sorted({entry.value for tensor in _tensors(proto) for entry in tensor.external_data
-                    if entry.key == "location"})  # fmt: skip
-    return [file_digest(path), *(file_digest(path.parent / name) for name in names)]
+def _model(path: Path, known: str = "") -> list[str]:
+    """Digests of a model file and of its data files; it is parsed only if it may have some."""
+    digest = known or file_digest(path)
+    if not _mentions(path, b"location"):
+        return [digest]
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    names = {entry.value for one in _tensors(proto) for entry in one.external_data if entry.key == "location"}
+    return [digest, *(file_digest(path.parent / name) for name in sorted(names))]
+
+
+def _mentions(path: Path, word: bytes) -> bool:
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        return data.find(word) >= 0
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
@@ -119,7 +184,7 @@ def file_digest(path: Path) -> str:
     """A digest of a file. Raises ModelError where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from error
 
@@ -172,11 +237,13 @@ def package_source(folder: Path) -> str:
 
 
 @cache
-def _library() -> list[list[str]]:
-    """The installed distributions that results depend on; asking TensorRT itself takes half a second."""
-    wanted = ("tensorrt", "onnx", "onnxruntime", "numpy", "ml_dtypes", "onnx_graphsurgeon")
-    found = ((one.name.replace("-", "_").lower(), one.version) for one in metadata.distributions())
-    return sorted([name, version] for name, version in found if name.startswith(wanted))
+def _library() -> list[str]:
+    """Every installed distribution, by the name of its metadata folder: asking each takes a hundred times longer."""
+    found: set[str] = set()
+    for place in sys.path:
+        with suppress(OSError):
+            found.update(name for name in os.listdir(place or ".") if name.endswith((".dist-info", ".egg-info")))
+    return sorted(found)
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.config import cache_folder
 from graphopt.errors import GraphoptError
 
 from .buffers import Buffer
@@ -134,14 +135,6 @@ def cpp(item: Any) -> str:
     if name not in CPP:
         raise GraphoptError(f"CUDA has no type for {name}")
     return CPP[name]
-
-
-def cache_folder() -> Path:
-    """$GRAPHOPT_CACHE, else graphopt in $XDG_CACHE_HOME or ~/.cache."""
-    given = os.environ.get("GRAPHOPT_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphopt"
 
 
 def _argument(value: Any) -> Any:

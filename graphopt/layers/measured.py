@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from graphopt.config import cache_folder
 from graphopt.errors import GraphoptError
 
-from .kernel import cache_folder
-from .tensor import Tensor
+if TYPE_CHECKING:
+    from .tensor import Tensor
 
 NEAR = 4.0
 """A measurement speaks for sizes within this factor of its own."""

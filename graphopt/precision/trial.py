@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.config import cache_folder
 from graphopt.ir.infer import Custom
 from graphopt.ir.load import load
-from graphopt.layers.kernel import cache_folder
 from graphopt.layers.layer import Layer
 from graphopt.numerics.difference import Value
 from graphopt.numerics.execute import Runner

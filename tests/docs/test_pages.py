@@ -26,6 +26,7 @@ Capture = pytest.CaptureFixture[str]
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GRAPHOPT_PLUGINS", raising=False)
     names: dict[str, object] = {"__name__": "documentation"}
     for block in blocks(page):

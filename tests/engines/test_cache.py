@@ -242,6 +242,27 @@ def test_the_second_build_is_a_hit_and_the_engine_the_same(folder) -> None:
     assert not built(graphopt("build", "m.onnx", "-o", "d.engine", "--no-cache", *WORDS))["cache"]["hit"]
 
 
+def test_optimize_and_build_share_engines(folder) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    save(network())
+    first = built(graphopt("optimize", "m.onnx", "--engine", "a.engine", *WORDS))
+    second = built(graphopt("build", "m.onnx", "-o", "b.engine", *WORDS))
+    third = built(graphopt("optimize", "m.onnx", "--engine", "c.engine", "--no-cache", *WORDS))
+    assert [one["cache"]["hit"] for one in (first, second, third)] == [False, True, False]
+
+
+def test_an_engine_that_is_there_already_is_left_and_a_damaged_one_replaced(folder) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    save(network())
+    built(graphopt("build", "m.onnx", "-o", "a.engine", *WORDS))
+    good, made = Path("a.engine").read_bytes(), Path("a.engine").stat().st_ino
+    assert built(graphopt("build", "m.onnx", "-o", "a.engine", *WORDS))["cache"]["hit"]
+    assert Path("a.engine").stat().st_ino == made
+    Path("a.engine").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert built(graphopt("build", "m.onnx", "-o", "a.engine", *WORDS))["cache"]["hit"]
+    assert Path("a.engine").read_bytes() == good
+
+
 def test_the_manifest_tells_how_to_build_it_again(folder) -> None:
     pytest.importorskip("tensorrt_rtx")
     save(network())

@@ -13,7 +13,8 @@ import pytest
 
 import graphopt
 from graphopt import launch
-from graphopt.layers.kernel import HEADERS, cache_folder, cpp
+from graphopt.config import cache_folder
+from graphopt.layers.kernel import HEADERS, cpp
 
 from .third_party import rms_norm
 
