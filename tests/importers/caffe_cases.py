@@ -282,8 +282,76 @@ def _pooling() -> list[Case]:
     return cases
 
 
+def _sequences() -> list[Case]:
+    steps, batch, width, hidden = 5, 2, 3, 4
+    x = wave(steps, batch, width)
+    marks = np.array([[0, 1], [1, 1], [1, 0], [0, 1], [1, 1]], np.float32)
+    lstm = [wave(16, width), wave(16, seed=1), wave(16, hidden, seed=2)]
+    static = [*lstm[:2], wave(16, 2, seed=4), lstm[2]]
+    rnn = [wave(hidden, width), wave(4), wave(4, 4, seed=2), wave(4, 4, seed=3), wave(4, seed=4)]
+    words = "recurrent_param {{ num_output: 4 {} }}".format
+    h, c = wave(1, batch, hidden, seed=6), wave(1, batch, hidden, seed=7)
+    whole = (
+        'layer { name: "m" type: "DummyData" top: "m" dummy_data_param { shape { dim: 5 dim: 2 } '
+        'data_filler { type: "constant" value: 1 } } } layer { name: "l" type: "LSTM" bottom: "x" bottom: "m" top: "t" '
+        "recurrent_param { num_output: 4 } }"
+    )
+    return [
+        one("lstm", "LSTM", words(""), x, marks, blobs=lstm),
+        one("lstm-static", "LSTM", words(""), x, marks, wave(batch, 2, seed=5), blobs=static),
+        one("lstm-state", "LSTM", words("expose_hidden: true"), x, marks, h, c, blobs=lstm, tops=3),
+        one("lstm-image", "LSTM", words(""), wave(5, 2, 3, 1, 1), marks, blobs=lstm),
+        one("rnn", "RNN", words(""), x, marks, blobs=rnn),
+        one("rnn-state", "RNN", words("expose_hidden: true"), x, marks, h, blobs=rnn, tops=2),
+        Case("lstm-whole", whole, {"x": x}, {"l": lstm}),
+    ]
+
+
+def _detection() -> list[Case]:
+    x, image = wave(1, 2, 3, 4), wave(1, 3, 48, 64)
+    box = "prior_box_param {{ min_size: 20.7 {} variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }}".format
+    found = [
+        one("prior", "PriorBox", box("max_size: 31.5 aspect_ratio: 2 flip: true clip: false"), x, image),
+        one("prior-clip", "PriorBox", box("aspect_ratio: 2 aspect_ratio: 3 flip: false clip: true step: 16"), x, image),
+        one("prior-size", "PriorBox", box("min_size: 30 img_h: 60 img_w: 70 offset: 0.3 clip: false"), x, image),
+        one("prior-one", "PriorBox", "prior_box_param { min_size: 8 clip: false step_h: 15 step_w: 17 }", x, image),
+    ]
+    priors, classes = 12, 4
+    low = np.abs(wave(priors, 2, seed=3)) * 0.3
+    boxes = np.concatenate([low, low + 0.1 + np.abs(wave(priors, 2, seed=4)) * 0.2], 1)
+    table = np.stack([boxes.ravel(), np.tile([0.1, 0.1, 0.2, 0.2], priors)])[None].astype(np.float32)
+    scores = np.exp(wave(2, priors, classes, seed=5))
+    scores = (scores / scores.sum(-1, keepdims=True)).reshape(2, -1).astype(np.float32)
+    loc = wave(2, priors * 4, seed=6, scale=0.5)
+    words = (
+        "detection_output_param {{ num_classes: 4 share_location: {} code_type: {} keep_top_k: {} "
+        "nms_param {{ nms_threshold: {} top_k: {} }} confidence_threshold: {} {} }}"
+    ).format
+    apart = wave(2, priors * 4 * classes, seed=7, scale=0.5)
+    for name, location, options in (
+        ("detect", loc, ("true", "CENTER_SIZE", 200, 0.3, 400, 0.01, "")),
+        ("detect-few", loc, ("true", "CENTER_SIZE", 5, 0.3, 6, 0.2, "")),
+        ("detect-all", loc, ("true", "CENTER_SIZE", -1, 0.45, -1, 0.1, "")),
+        ("detect-none", loc, ("true", "CENTER_SIZE", 5, 0.3, 6, 0.999, "")),
+        ("detect-corner", loc, ("true", "CORNER", 7, 0.5, 10, 0.1, "")),
+        ("detect-corner-size", loc, ("true", "CORNER_SIZE", 7, 0.5, 10, 0.1, "")),
+        ("detect-apart", apart, ("false", "CENTER_SIZE", 9, 0.4, 8, 0.1, "")),
+        ("detect-encoded", loc, ("true", "CENTER_SIZE", 9, 0.4, 8, 0.1, "variance_encoded_in_target: true")),
+        ("detect-background", loc, ("true", "CENTER_SIZE", 9, 0.4, 8, 0.1, "background_label_id: 2")),
+    ):
+        found.append(one(name, "DetectionOutput", words(*options), location, scores, table))
+    rpn = "proposal_param {{ ratio: 0.5 ratio: 1 ratio: 2 scale: 2 scale: 3 base_size: 16 min_size: {} {} }}".format
+    shares = 1 / (1 + np.exp(-wave(1, 12, 4, 5, seed=8)))
+    deltas = wave(1, 24, 4, 5, seed=9, scale=0.3)
+    size = np.array([[64, 80, 1]], np.float32)
+    found.append(one("proposal", "Proposal", rpn(1, "nms_thresh: 0.6"), shares, deltas, size, tops=2))
+    few = "pre_nms_topn: 40 post_nms_topn: 7 nms_thresh: 0.5"
+    found.append(one("proposal-few", "Proposal", rpn(20, few), shares, deltas, size, tops=2))
+    return found
+
+
 def cases() -> list[Case]:
-    return [*_elementwise(), *_weighted(), *_pooling()]
+    return [*_elementwise(), *_weighted(), *_pooling(), *_sequences(), *_detection()]
 
 
 def with_caffe(case: Case, folder: Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Caffe:
         "weights": "The .caffemodel; by default the one of the .prototxt's name, or the only one beside it.",
         "net": "The .prototxt, where a .caffemodel is given as the model.",
         "stages": "Stages that are on, with commas between them: what include and exclude rules ask for.",
+        "sequences": "whole: sequences of LSTM layers begin at the first step only, whatever the marks say.",
+        "detections": "fixed: DetectionOutput has keep_top_k rows an image, of -1 where there are fewer detections.",
     }
 
     def accepts(self, source: str) -> bool:

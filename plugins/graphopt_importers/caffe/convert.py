@@ -30,7 +30,7 @@ def convert(request: ImportRequest) -> Imported:
         network.assign(net, caffemodel.weights(weights))
         request.progress("weights", 1, 1)
     try:
-        graph = mapping.write(net, shapes, opset, request.progress)
+        graph = mapping.write(net, shapes, opset, request.options, request.progress)
     except ModelError as error:
         if weights is None and "missing" in error.what:
             hint = f"no weights were found: {text.with_suffix('.caffemodel').name} is not there; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -37,8 +37,8 @@ class Value:
 class Graph:
     """An ONNX graph that grows. `scope` is the layer that is written, and prefixes names."""
 
-    def __init__(self, name: str, opset: int) -> None:
-        self.name, self.opset = name, opset
+    def __init__(self, name: str, opset: int, options: Mapping[str, str] | None = None) -> None:
+        self.name, self.opset, self.options = name, opset, options or {}
         self.scope, self._start = "", 0
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[Value] = []
@@ -100,6 +100,14 @@ class Graph:
         values = self._inferred(node, [one for one in inputs if one is not None])
         self.nodes.append(node)
         return values
+
+    def known(
+        self, kind: str, shapes: Sequence[tuple[Dim, ...]], inputs: Sequence[Value], **attributes: Any
+    ) -> list[Value]:
+        """The outputs, of float32, of a node whose shapes the caller knows."""
+        names = [self.fresh(kind) for _ in shapes]
+        self.nodes.append(helper.make_node(kind, [one.name for one in inputs], names, names[0], **attributes))
+        return [Value(name, shape) for name, shape in zip(names, shapes, strict=True)]
 
     def begin(self, scope: str) -> None:
         """The nodes that follow are those of one layer."""

@@ -43,7 +43,11 @@ def layer(*types: str, param: str = "", ignored: Sequence[str] = ()) -> Callable
 
 
 def write(
-    network: Network, shapes: Mapping[str, Sequence[Dim]], opset: int, progress: Callable[[str, int, int], None]
+    network: Network,
+    shapes: Mapping[str, Sequence[Dim]],
+    opset: int,
+    options: Mapping[str, str],
+    progress: Callable[[str, int, int], None],
 ) -> Graph:
     """The graph that computes what the network computes.
 
@@ -51,7 +55,7 @@ def write(
         ModelError: a layer, or a parameter of one, has no counterpart; blobs or shapes do not fit. Names the layer.
     """
     _check_types(network)
-    graph = Graph(network.name, opset)
+    graph = Graph(network.name, opset, options)
     graph.reserve([*shapes, *(top for one in network.layers for top in one.tops)])
     values = {name: graph.input(name, dims) for name, dims in shapes.items()}
     for number, one in enumerate(network.layers):

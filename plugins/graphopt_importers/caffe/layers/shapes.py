@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Sequence
 from math import prod
 
+import numpy as np
+
 from graphopt.errors import ModelError
 from graphopt_importers.caffe.emit import Dim, Graph, Value, count, fixed
 from graphopt_importers.caffe.layer import Layer
@@ -25,6 +27,8 @@ def axis_of(p: Message, name: str, default: int, rank: int) -> int:
 @layer("Concat", param="concat_param")
 def concat(g: Graph, one: Layer, p: Message, *xs: Value) -> Value:
     axis = axis_of(p, "axis", p.integer("concat_dim", 1), xs[0].rank)
+    if all(x.array is not None for x in xs):
+        return g.const(np.concatenate([x.array for x in xs], axis), None)
     return g.op("Concat", *xs, axis=axis) if len(xs) > 1 else xs[0]
 
 
