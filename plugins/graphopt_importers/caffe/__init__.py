@@ -24,6 +24,7 @@ class Caffe:
         "net": "The .prototxt, where a .caffemodel is given as the model.",
         "stages": "Stages that are on, with commas between them: what include and exclude rules ask for.",
         "sequences": "whole: sequences of LSTM layers begin at the first step only, whatever the marks say.",
+        "nms": "operator: NonMaxSuppression is written as ONNX's operator, not as a loop that every TensorRT builds.",
         "detections": "fixed: DetectionOutput has keep_top_k rows an image, of -1 where there are fewer detections.",
     }
 

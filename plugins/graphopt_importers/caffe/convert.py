@@ -40,8 +40,11 @@ def convert(request: ImportRequest) -> Imported:
         raise
     path = request.folder / "model.onnx"
     graph.save(path)
-    inputs = dict(request.inputs) or examples(net, shapes)
-    run = reference(text, weights, net, shapes, stages, notes)
+    inputs = dict(request.inputs) or examples(net, shapes, request.sizes)
+    fixed = request.options.get("detections") == "fixed"
+    boxes = {top for one in net.layers if one.type == "DetectionOutput" for top in one.tops}
+    padded = {one.name: one.shape for one in graph.outputs if fixed and one.name in boxes}
+    run = reference(text, weights, net, padded, stages, notes)
     return Imported(path, run, inputs, [*notes, *net.notes])
 
 

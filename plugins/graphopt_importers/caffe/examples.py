@@ -12,15 +12,12 @@ from .emit import Dim
 from .network import Network
 
 
-def examples(net: Network, shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Array]:
-    """Normal numbers from a fixed seed; indices, regions and sequence marks where a layer wants these.
-
-    Dynamic dimensions are 1.
-    """
+def examples(net: Network, shapes: Mapping[str, Sequence[Dim]], dynamic: Mapping[str, int]) -> dict[str, Array]:
+    """Normal numbers of a fixed seed; indices, regions, marks where layers want these. dynamic: name -> size, or 1."""
     random = np.random.default_rng(0)
     found = {}
     for name, dims in shapes.items():
-        sizes = [dim if isinstance(dim, int) else 1 for dim in dims]
+        sizes = [dim if isinstance(dim, int) else dynamic.get(dim, 1) for dim in dims]
         found[name] = _made(_meaning(net, name), sizes, random, shapes).astype(np.float32)
     return found
 
@@ -37,6 +34,8 @@ def _meaning(net: Network, name: str) -> tuple[str, Any]:
                 return "regions", None
             if layer.type == "Proposal" and place == 2:
                 return "image", None
+            if layer.type == "DetectionOutput" and place == 2:
+                return "boxes", None
     return "normal", None
 
 
@@ -44,6 +43,10 @@ def _made(meaning: tuple[str, Any], sizes: list[int], random: Any, shapes: Mappi
     kind, limit = meaning
     if kind == "index":
         return np.asarray(random.integers(0, max(limit, 1), sizes))
+    if kind == "boxes" and len(sizes) == 3 and sizes[2] % 4 == 0:
+        low, side = random.uniform(0, 0.7, (2, sizes[2] // 4, 2))
+        boxes = np.concatenate([low, low + 0.1 + side / 3], 1).ravel()
+        return np.broadcast_to(np.stack([boxes, np.full(sizes[2], 0.1)])[None], sizes)
     if kind == "marks":
         marks = np.ones(sizes)
         marks[:1] = 0

@@ -15,6 +15,8 @@ from graphopt_importers.caffe.layer import Layer
 from graphopt_importers.caffe.mapping import layer
 from graphopt_importers.caffe.prototxt import Message
 
+from .suppression import kept
+
 _NONE = -3e38
 """The score of a place without a detection."""
 _CODES = {1: "CORNER", 2: "CENTER_SIZE", 3: "CORNER_SIZE"}
@@ -117,8 +119,8 @@ def detection_output(g: Graph, one: Layer, p: Message, loc: Value, conf: Value, 
     best, places = g.ops("TopK", 2, scores, g.ints([sizes.candidates]), axis=2)
     candidates = _candidates(g, boxes, places, sizes, shared)
     threshold = p.number("confidence_threshold", -1e38)
-    kept = _suppressed(g, candidates, best, nms.number("nms_threshold", 0.3), threshold, sizes)
-    return _listed(g, kept, candidates, sizes)
+    remaining = _suppressed(g, candidates, best, nms.number("nms_threshold", 0.3), threshold, sizes)
+    return _listed(g, remaining, candidates, sizes)
 
 
 def _sizes(
@@ -173,32 +175,29 @@ def _suppressed(g: Graph, boxes: Value, scores: Value, overlap: float, threshold
     """The scores of what remains, _NONE elsewhere: images x classes * candidates. A class of an image is a batch."""
     batches, k = sizes.images * len(sizes.shown), sizes.candidates
     table = g.reshape(scores, [batches, k])
-    chosen = g.op(
-        "NonMaxSuppression",
-        g.reshape(boxes, [batches, k, 4]),
-        g.reshape(table, [batches, 1, k]),
-        g.ints([k]),
-        g.const([overlap]),
-        g.const([threshold]),
-    )
-    where = g.op("Gather", replace(chosen, shape=("chosen", 3)), g.ints([0, 2]), axis=1)
-    blank = g.const(np.full((batches, k), _NONE, np.float32))
-    filled = g.op("ScatterND", blank, where, g.op("GatherND", table, where))
-    return g.reshape(filled, [sizes.images, batches // sizes.images * k])
+    stays = kept(g, g.reshape(boxes, [batches, k, 4]), table, overlap, threshold)
+    filled = g.op("Where", stays, table, g.const(_NONE))
+    return g.reshape(filled, [sizes.images, len(sizes.shown) * k])
 
 
 def _listed(g: Graph, scores: Value, boxes: Value, sizes: _Sizes) -> Value:
-    """The best rows of each image, in the order of classes and candidates."""
+    """The best rows of each image, in the order of classes and candidates, then rows that are none."""
     images, rows = sizes.images, sizes.rows
-    if rows < fixed(scores, 1):
-        _, places = g.ops("TopK", 2, scores, g.ints([rows]), axis=1)
-        ordered, _ = g.ops("TopK", 2, g.cast(places), g.ints([rows]), axis=1, largest=0)
-        places = g.cast(ordered, TensorProto.INT64)
+    number = fixed(scores, 1)
+    fixed_rows = g.options.get("detections") == "fixed"
+    if rows < number or fixed_rows:
+        best, places = g.ops("TopK", 2, scores, g.ints([rows]), axis=1)
+        # In the order of places; what is no detection goes behind the last one.
+        behind = g.op("Where", g.op("Greater", best, g.const(_NONE / 2)), g.cast(places), g.const(float(number)))
+        ordered, _ = g.ops("TopK", 2, behind, g.ints([rows]), axis=1, largest=0)
+        there = g.op("Less", ordered, g.const(float(number)))
+        places = g.cast(g.op("Min", ordered, g.const(float(number - 1))), TensorProto.INT64)
         scores = g.op("GatherElements", scores, places, axis=1)
         boxes = g.op("GatherND", boxes, g.reshape(places, [images, rows, 1]), batch_dims=1)
-        label = g.op("Gather", _labels(g, sizes), places)
+        label = g.op("Gather", g.const(_labels(sizes)), places)
     else:
-        label = g.const(np.broadcast_to(_label_of(sizes), (images, rows)))
+        there = g.op("Greater", scores, g.const(_NONE / 2))
+        label = g.const(np.broadcast_to(_labels(sizes), (images, rows)))
     image = np.arange(images, dtype=np.float32)
     table = g.op(
         "Concat",
@@ -208,9 +207,8 @@ def _listed(g: Graph, scores: Value, boxes: Value, sizes: _Sizes) -> Value:
         boxes,
         axis=2,
     )
-    table = g.reshape(table, [images * rows, 7])
-    there = g.op("Greater", g.reshape(scores, [images * rows]), g.const(_NONE / 2))
-    if g.options.get("detections") == "fixed":
+    table, there = g.reshape(table, [images * rows, 7]), g.reshape(there, [images * rows])
+    if fixed_rows:
         found = g.op("Where", g.reshape(there, [images * rows, 1]), table, g.const(-1.0))
         return g.reshape(found, [1, 1, images * rows, 7])
     none = g.op("Not", g.cast(g.reduce("ReduceMax", g.cast(there), [0]), TensorProto.BOOL))
@@ -222,9 +220,5 @@ def _listed(g: Graph, scores: Value, boxes: Value, sizes: _Sizes) -> Value:
     return g.op("Unsqueeze", g.op("Gather", table, places, axis=0), g.ints([0]))
 
 
-def _label_of(sizes: _Sizes) -> Array:
+def _labels(sizes: _Sizes) -> Array:
     return np.repeat(np.array(sizes.shown, np.float32), sizes.candidates)
-
-
-def _labels(g: Graph, sizes: _Sizes) -> Value:
-    return g.const(_label_of(sizes))

@@ -13,6 +13,8 @@ from graphopt_importers.caffe.layer import Layer
 from graphopt_importers.caffe.mapping import layer
 from graphopt_importers.caffe.prototxt import Message
 
+from .suppression import kept
+
 
 @layer("ROIPooling", param="roi_pooling_param")
 def roi_pooling(g: Graph, one: Layer, p: Message, x: Value, regions: Value) -> Value:
@@ -105,17 +107,14 @@ def proposal(g: Graph, one: Layer, p: Message, scores: Value, deltas: Value, ima
     wide = g.reduce("ReduceMin", g.cast(wide), [1], keepdims=0)
     front = g.slice(g.reshape(scores, [2 * number, height, width]), 0, number, 2 * number)
     front = g.op("Mul", g.reshape(g.op("Transpose", front, perm=[1, 2, 0]), [every]), wide)
-    kept = min(p.integer("pre_nms_topn", 6000), every)
-    best, places = g.ops("TopK", 2, front, g.ints([kept]), axis=0)
+    number = min(p.integer("pre_nms_topn", 6000), every)
+    best, places = g.ops("TopK", 2, front, g.ints([number]), axis=0)
     table = g.op("Gather", g.op("Concat", *ends, axis=1), places, axis=0)
-    chosen = g.op(
-        "NonMaxSuppression",
-        g.reshape(g.op("Add", table, g.const([0.0, 0.0, 1.0, 1.0])), [1, kept, 4]),
-        g.reshape(best, [1, 1, kept]),
-        g.ints([p.integer("post_nms_topn", 300)]),
-        g.const([p.number("nms_thresh", 0.7)]),
+    stays = kept(
+        g, g.reshape(table, [1, number, 4]), g.reshape(best, [1, number]), p.number("nms_thresh", 0.7), -1e38, 1.0
     )
-    rows = g.op("Gather", replace(chosen, shape=("regions", 3)), g.ints([2]), axis=1)
+    rows = replace(g.op("NonZero", g.reshape(stays, [number])), shape=(1, "kept"))
+    rows = replace(g.slice(rows, 1, 0, p.integer("post_nms_topn", 300)), shape=(1, "regions"))
     rows = g.reshape(rows, ["regions"])
     found = g.op("Pad", g.op("Gather", table, rows, axis=0), g.ints([0, 1, 0, 0]))
     return [found, g.op("Gather", best, rows, axis=0)]
