@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import caffe_files
+from . import caffe_files, caffe_nets
 
 OUTPUTS = Path(__file__).with_name("caffe_outputs.npz")
 
@@ -126,6 +126,12 @@ def _elementwise() -> list[Case]:
         one("relu6", "ReLU6", "", wave(2, 3, 4, 5, scale=5)),
         one("hard-sigmoid", "HardSigmoid", "", wave(2, 3, 4, 5, scale=3)),
         one("hard-swish", "HardSwish", "", wave(2, 3, 4, 5, scale=4)),
+        one("upsample", "Upsample", "upsample_param { scale: 3 }", x),
+        one("pad", "Pad", "pad_param { pad_u: 1 pad_l: 2 pad_value: 0.5 }", x),
+        one("pad-edge", "Pad", "pad_param { pad_type: REPLICATE pad_u: 1 pad_d: 2 pad_l: 1 pad_r: 3 }", x),
+        one("pad-mirror", "Pad", "pad_param { pad_type: REFLECT pad_u: 2 pad_d: 1 pad_l: 3 pad_r: 1 }", x),
+        one("bilinear", "BilinearInterpolate", "bilinear_interpolate_param { dst_h: 7 dst_w: 9 }", x),
+        one("bilinear-down", "BilinearInterpolate", "bilinear_interpolate_param { dst_h: 3 dst_w: 2 }", x),
         one("pixel-shuffle", "PixelShuffle", "pixelshuffle_param { upscale_factor: 2 }", wave(1, 8, 3, 2)),
     ]
     return cases
@@ -356,12 +362,15 @@ def cases() -> list[Case]:
 
 def with_caffe(case: Case, folder: Path) -> dict[str, Any]:
     """output -> what Caffe computes."""
+    return _outputs(caffe_files.write(folder, case.prototxt(), case.blobs), case.inputs)
+
+
+def _outputs(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     import caffe
 
     caffe.set_mode_cpu()
-    path = caffe_files.write(folder, case.prototxt(), case.blobs)
     net = caffe.Net(str(path), caffe.TEST, weights=str(path.with_suffix(".caffemodel")))
-    for name, array in case.inputs.items():
+    for name, array in inputs.items():
         net.blobs[name].data[...] = array
     net.forward()
     return {name: np.array(net.blobs[name].data) for name in net.outputs}
@@ -375,6 +384,12 @@ def _write_all() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, array in with_caffe(case, Path(folder)).items():
                 found[f"{case.name}/{name}"] = array
+    for name, make in caffe_nets.SMALL.items():
+        print(name, flush=True)  # noqa: T201
+        with tempfile.TemporaryDirectory() as folder:
+            path = make().write(Path(folder))
+            for top, array in _outputs(path, caffe_nets.feeds(name)).items():
+                found[f"{name}/{top}"] = array
     np.savez_compressed(OUTPUTS, **found)
 
 

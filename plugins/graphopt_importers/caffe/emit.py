@@ -42,23 +42,21 @@ class Graph:
         self.scope, self._start = "", 0
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[Value] = []
-        self.initializers: list[onnx.TensorProto] = []
         self.outputs: list[Value] = []
         self._taken: set[str] = set()
         self._names: dict[str, int] = {}
         self._constants: dict[Any, Value] = {}
-        self._types: dict[str, onnx.TypeProto] = {}
-        self._bytes = 0
 
     def reserve(self, names: Sequence[str]) -> None:
         """Names that values of the network will have: nothing else gets them."""
         self._taken.update(names)
 
     def fresh(self, name: str) -> str:
-        number = self._names.get(name, 0)
-        while (found := f"{self.scope}/{name}_{number}" if number else f"{self.scope}/{name}") in self._taken:
+        stem = f"{self.scope}/{name}"
+        number = self._names.get(stem, 0)
+        while (found := f"{stem}_{number}" if number else stem) in self._taken:
             number += 1
-        self._names[name] = number
+        self._names[stem] = number
         self._taken.add(found)
         return found
 
@@ -76,10 +74,7 @@ class Graph:
         scope, self.scope = self.scope, self.scope if made.nbytes > 64 else "const"
         name = self.fresh("weight" if made.nbytes > 64 else "c")
         self.scope = scope
-        proto = numpy_helper.from_array(made, name)
-        self.initializers.append(proto)
-        self._bytes += made.nbytes
-        value = Value(name, made.shape, proto.data_type, made)
+        value = Value(name, made.shape, helper.np_dtype_to_tensor_dtype(made.dtype), made)
         self._constants[key] = value
         return value
 
@@ -127,18 +122,20 @@ class Graph:
         return value
 
     def save(self, path: Path) -> None:
-        graph = helper.make_graph(
-            self.nodes,
-            self.name,
-            [helper.make_tensor_value_info(one.name, one.dtype, one.shape) for one in self.inputs],
-            [helper.make_tensor_value_info(one.name, one.dtype, one.shape) for one in self.outputs],
-            self.initializers,
-        )
+        """Write the model; the weights beside it where they are large."""
         opsets = [helper.make_opsetid("", self.opset)]
-        model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets), producer_name="graphopt"
-        )
-        large = self._bytes > _LARGEST_PROTO
+        model = onnx.ModelProto(ir_version=helper.find_min_ir_version_for(opsets), producer_name="graphopt")
+        model.opset_import.extend(opsets)
+        graph = model.graph
+        graph.name = self.name
+        for values, infos in ((self.inputs, graph.input), (self.outputs, graph.output)):
+            infos.extend(helper.make_tensor_value_info(one.name, one.dtype, one.shape) for one in values)
+        graph.node.extend(self.nodes)
+        read = _read(graph)
+        for one in self._constants.values():
+            if one.name in read:
+                graph.initializer.append(numpy_helper.from_array(one.array, one.name))
+        large = sum(one.array.nbytes for one in self._constants.values()) > _LARGEST_PROTO
         onnx.save_model(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
 
     def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Value]) -> list[Value]:
@@ -197,6 +194,17 @@ class Graph:
         if scale != 1:
             x = self.op("Mul", x, self.const(scale))
         return self.op("Add", x, self.const(shift)) if shift else x
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """Every name that a node of the graph, or of a body in it, reads."""
+    found: set[str] = set()
+    for node in graph.node:
+        found.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found |= _read(attribute.g)
+    return found
 
 
 def fixed(x: Value, axis: int) -> int:
