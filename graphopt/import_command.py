@@ -22,7 +22,7 @@ from .arguments import (
     Verify,
     limits_of,
 )
-from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
+from .console import SCHEMA_VERSION, failures, print_json, progress, stdout, warn
 from .errors import UsageError
 from .import_words import takes_import
 
@@ -88,6 +88,8 @@ def convert(
         elif not quiet:
             from .report.imports import import_text
 
+            if found.report["status"] == "unverified":
+                warn(f"the imported model could not be compared: {found.report['reason']}")
             stdout().print(import_text(found.report))
             stdout().print(f"\nwritten to {path}", markup=False)
 

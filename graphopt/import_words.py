@@ -72,7 +72,7 @@ def takes_import(command: Callable[..., None]) -> Callable[..., None]:
 def _import_of(given: dict[str, Any], words: dict[str, Any]) -> Import | None:
     from .importing.ask import Import, may_be_foreign
 
-    what = words.get("model", words.get("what"))
+    what = words["what"] if "what" in words else words.get("model")
     sources = what if isinstance(what, list) else [what]
     ask = Import(given["from_importer"])
     foreign = [one for one in sources if isinstance(one, str) and may_be_foreign(one, ask)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.numerics.difference import Difference, Value, compare
-from graphopt.numerics.execute import Runner
+from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.tolerance import Tolerance, tolerance_for
 
 
@@ -28,12 +28,22 @@ def differences(path: Path, samples: Sequence[Sample], limit: float, runner: Run
     limit: of the relative L2 difference; a dtype's own tolerance, if larger, counts. Of integers and truth values, it
     is the limit of the share of elements that differ; 8-bit integers, which come of rounding, may be off by one.
 
-    Raises ExecutionError: onnxruntime cannot run it.
+    Raises ExecutionError: onnxruntime cannot load it, or not run the first sample.
     """
     runner.open(path)
     worst: dict[str, Difference] = {}
     for number, sample in enumerate(samples):
-        found = runner.run(sample.feeds)
+        try:
+            found = runner.run(sample.feeds)
+        except ExecutionError as error:
+            if not number:
+                raise
+            reason = f"onnxruntime does not run it: {error.what}"
+            worst = {
+                name: one if not one.ok else replace(_absent(name, reason), sample=number)
+                for name, one in worst.items()
+            }
+            continue
         names = list(found)
         for index in range(max(len(names), len(sample.expected))):
             name = names[index] if index < len(names) else f"#{index}"

@@ -16,7 +16,7 @@ def needs(extra: str) -> dict[str, str]:
         name, _, chosen = word.partition("[")
         names = [name]
         if chosen:
-            names = [_distribution(one) for one in _requires(name) if _of_extra(one, chosen.rstrip("]"))] or [name]
+            names = [_distribution(one) for one in _requires(name) if _of_extra(one, chosen.rstrip("]"))] or [word]
         found.update({one: _version(one) for one in names})
     return found
 
