@@ -44,6 +44,8 @@ class Network:
     layers: list[Layer]
     outputs: list[str]
     notes: list[str]
+    blobs: dict[str, str]
+    """value -> the blob of Caffe's that it is."""
 
 
 def read(message: Message, stages: Sequence[str] = ()) -> Network:
@@ -60,12 +62,12 @@ def read(message: Message, stages: Sequence[str] = ()) -> Network:
             where=message.where,
             hint="a solver's .prototxt names its network: give that one" if "net" in message else "",
         )
-    _write_once(inputs, layers)
+    blobs = _write_once(inputs, layers)
     notes: list[str] = []
     layers, hidden = _without_training(layers, notes)
     kept = []
     for layer in layers:
-        if layer.type in DATA or layer.type == "Input":
+        if _feeds(layer):
             inputs += _fed(layer, notes)
         else:
             kept.append(layer)
@@ -84,7 +86,12 @@ def read(message: Message, stages: Sequence[str] = ()) -> Network:
         live[::-1],
         outputs,
         notes,
+        blobs,
     )
+
+
+def _feeds(layer: Layer) -> bool:
+    return layer.type in DATA or layer.type == "Input"
 
 
 def assign(network: Network, weights: Sequence[tuple[str, list[Array]]]) -> None:
@@ -158,32 +165,41 @@ def _image(layer: Layer) -> tuple[int, ...] | None:
     )
 
 
-def _write_once(inputs: Sequence[Input], layers: Sequence[Layer]) -> None:
-    """Name values so that each is written once: the last writer of a blob leaves it its name."""
-    last: dict[str, int] = {one.name: -1 for one in inputs}
+def _write_once(inputs: Sequence[Input], layers: Sequence[Layer]) -> dict[str, str]:
+    """Name values so that each is written once; returns value -> blob for those that have a name of their own.
+
+    An input keeps its blob's name; else the last writer leaves it its name.
+    """
+    keeps: dict[str, int] = {}
     for number, layer in enumerate(layers):
         for top in layer.tops:
-            last[top] = number
-    taken = set(last)
+            keeps[top] = number
+    for number, layer in reversed(list(enumerate(layers))):
+        if _feeds(layer):
+            keeps.update(dict.fromkeys(layer.tops, number))
+    keeps.update({one.name: -1 for one in inputs})
+    taken = set(keeps)
     now: dict[str, str] = {}
+    blobs: dict[str, str] = {}
     for one in inputs:
         if one.name in now:
             raise ModelError(f"two inputs are named {one.name}", where=one.where)
-        now[one.name] = one.name if last[one.name] < 0 else _unused(f"{one.name}/input", taken)
-        one.name = now[one.name]
+        now[one.name] = one.name
     for number, layer in enumerate(layers):
-        blobs = layer.bottoms
-        for blob in blobs:
+        own = layer.bottoms
+        for blob in own:
             if blob not in now:
                 known = nearest(blob, now, "layers are listed in the order in which they run")
                 raise layer.error(f"bottom {blob} is written by no layer above", known)
-        layer.bottoms = [now[blob] for blob in blobs]
+        layer.bottoms = [now[blob] for blob in own]
         for top, count in Counter(layer.tops).items():
-            if count > 1 or (top in now and top not in blobs):
+            if count > 1 or (top in now and top not in own):
                 raise layer.error(f"top {top} is written twice", "only a layer that works in place may reuse a name")
         for top in layer.tops:
-            now[top] = top if last[top] == number else _unused(f"{top}/{layer.name}", taken)
+            now[top] = top if keeps[top] == number else _unused(f"{top}/{layer.name}", taken)
+            blobs[now[top]] = top
         layer.tops = [now[top] for top in layer.tops]
+    return blobs
 
 
 def _unused(name: str, taken: set[str]) -> str:

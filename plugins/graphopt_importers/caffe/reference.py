@@ -48,7 +48,7 @@ def reference(
         for name, array in arrays.items():
             model.blobs[name].data[...] = array
         model.forward()
-        found = {name: np.array(model.blobs[name].data) for name in net.outputs}
+        found = {name: np.array(model.blobs[net.blobs.get(name, name)].data) for name in net.outputs}
         images = next((len(array) for array in arrays.values()), 1)
         for name, dims in padded.items():
             found[name] = _padded(found[name], [int(dim) for dim in dims], images)
