@@ -45,7 +45,7 @@ _MESSAGES: dict[str, list[tuple[str, int, Any, bool]]] = {
 
 
 @cache
-def _classes() -> dict[str, Any]:
+def messages() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="caffe_weights.proto", package="caffe_weights", syntax="proto2")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
@@ -82,7 +82,7 @@ def fill(blob: Any, array: Any, form: str = "float") -> None:
 
 def weights(blobs: Mapping[str, Sequence[Any]], generation: int = 2, form: str = "float") -> bytes:
     """A .caffemodel: layer -> its blobs."""
-    net = _classes()["NetParameter"](name="net")
+    net = messages()["NetParameter"](name="net")
     for name, arrays in blobs.items():
         layer = net.layer.add() if generation == 2 else net.layers.add()
         layer = layer.layer if generation == 0 else layer

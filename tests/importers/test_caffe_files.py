@@ -181,10 +181,8 @@ def test_a_loss_beside_a_softmax_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_silenced_is_no_output(tmp_path: Path) -> None:
-    text = (
-        V2
-        + 'layer { name: "aux" type: "Power" bottom: "fc" top: "aux" } layer { name: "s" type: "Silence" bottom: "aux" }'
-    )
+    aux = 'layer { name: "a" type: "Power" bottom: "fc" top: "a" } layer { type: "Silence" bottom: "a" }'
+    text = V2 + aux
     path = caffe_files.write(tmp_path / "in", text, BLOBS)
     assert list(run(path, tmp_path / "out", {"data": X})) == ["prob"]
 

@@ -40,12 +40,12 @@ class Layer:
         """
         if index >= len(self.blobs):
             hint = "the .caffemodel was saved from another network, or is not the one that belongs to this .prototxt"
-            raise self.error(f"its {meaning} are missing: {len(self.blobs)} blobs, none with number {index}", hint)
+            raise self.error(f"blob {index} ({meaning}) is missing: it has {len(self.blobs) or 'none'}", hint)
         found, wanted = self.blobs[index], tuple(shape)
         if _stripped(found.shape) != _stripped(wanted):
             shown = ["x".join(map(str, dims)) or "scalar" for dims in (found.shape, wanted)]
             raise self.error(
-                f"its {meaning} are {shown[0]} in the .caffemodel, and {shown[1]} by the .prototxt",
+                f"blob {index} ({meaning}) is {shown[0]} in the .caffemodel, and {shown[1]} by the .prototxt",
                 "are these files of one network, and is the input of the right shape?",
             )
         return found.reshape(wanted)

@@ -29,6 +29,10 @@ class Converter:
 
 
 CONVERTERS: dict[str, Converter] = {}
+_HINTS = {
+    "Python": "What it computes is in a Python file. If it reads data, put an Input layer in its place; else cut the "
+    "network before it, and run it outside.",
+}
 
 
 def layer(*types: str, param: str = "", ignored: Sequence[str] = ()) -> Callable[[Writer], Writer]:
@@ -80,23 +84,23 @@ def _check_types(network: Network) -> None:
     if unknown:
         first = unknown[0]
         names = ", ".join(dict.fromkeys(f"{one.name} ({one.type})" for one in unknown[1:20]))
-        hint = nearest(first.type, CONVERTERS, "", 0.8)
+        hint = _HINTS.get(first.type) or (
+            f"{nearest(first.type, CONVERTERS, '', 0.8)} Cut the network before this layer (delete it and what follows "
+            "from the .prototxt), or write its meaning with supported ones: docs/importers_caffe.md lists them."
+        )
         raise first.error(
-            f"layers of type {first.type} have no counterpart" + (f"; nor have {names}" if names else ""),
-            (f"{hint} " if hint else "")
-            + "Cut the network before this layer (delete it and what follows from the .prototxt), or write the "
-            "layer's meaning with supported ones: docs/importers_caffe.md lists them.",
+            f"layers of type {first.type} have no counterpart" + (f"; nor have {names}" if names else ""), hint.strip()
         )
 
 
 def _written(graph: Graph, one: Layer, bottoms: list[Value]) -> list[Value]:
     converter = CONVERTERS[one.type]
-    param = one.message.message(converter.param) if converter.param else one.message
     _check_count(converter, one, bottoms)
     try:
+        param = one.message.message(converter.param) if converter.param else one.message
         found = converter.write(graph, one, param, *bottoms)
     except ModelError as error:
-        if error.where.startswith(one.message.where) and "layer" in error.where:
+        if error.where == one.where:
             raise
         raise ModelError(error.what, where=one.where, hint=error.hint) from error
     except (ValueError, IndexError, ZeroDivisionError, OverflowError, MemoryError, TypeError) as error:
