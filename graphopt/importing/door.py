@@ -105,7 +105,8 @@ def open_source(
             "notes": found["notes"],
             **_compared(path, folder, found, importer, ask, verify, strict, limits, show),
         }
-        shutil.rmtree(folder / "samples")
+        for part in ("samples", "temporary"):
+            shutil.rmtree(folder / part, ignore_errors=True)
         return Source(name, path, report, stack.pop_all())
 
 
@@ -113,7 +114,7 @@ def _converted(
     source: str, importer: Importer, ask: Import, registry: Registry, folder: Path, bounds: Mapping[str, Any],
     verify: bool, limits: Limits, show: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    for name in ("model", "samples"):
+    for name in ("model", "samples", "temporary"):
         (folder / name).mkdir()
     inputs = ""
     if ask.inputs is not None:
@@ -126,6 +127,7 @@ def _converted(
         "source": source,
         "folder": str(folder / "model"),
         "samples": str(folder / "samples"),
+        "temporary": str(folder / "temporary"),
         "shapes": {key: list(dims) for key, dims in ask.shapes.items()},
         "sizes": dict(ask.sizes),
         "bounds": {key: [list(dims) for dims in several] for key, several in bounds.items()},

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ FEEDS, OUTPUTS = "feeds", "outputs"
 def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     """The model file, the importer's notes, and how many samples lie in `samples`. Raises GraphoptError."""
     name, source = request["importer"], request["source"]
+    os.environ["TMPDIR"] = tempfile.tempdir = request["temporary"]
 
     def progress(what: str, done: int = 0, total: int = 0) -> None:
         pipe.send(type="progress", phase=what, done=done, total=total)

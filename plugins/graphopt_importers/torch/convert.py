@@ -17,7 +17,7 @@ from graphopt.importer import Imported, ImportRequest
 
 from .calls import Calls, calls, feeds_of
 from .examples import examples
-from .export import export
+from .export import check_program, export
 from .layers import LayerCalls
 from .sources import read
 
@@ -29,6 +29,8 @@ def convert(request: ImportRequest, path: Path) -> Imported:
     request.progress("reading the model", 0, 0)
     found = read(request.source, request.options)
     ask = examples(found, request, _dtypes(request.options))
+    if found.is_program:
+        check_program(found, ask)
     request.progress("running the model", 0, 0)
     model = calls(found, ask)
     layers = LayerCalls(request.layers)

@@ -30,7 +30,7 @@ def explain(failures: Mapping[str, BaseException], found: Read, calls: Calls, so
     for error in failures.values():
         text = "\n".join(str(one) for one in _chain(error))
         if operator := _operator(text):
-            at = _line_of_operator(found, calls, operator)
+            operator, at = _origin(found, calls, operator)
             return ModelError(
                 f"operator {operator} has no counterpart in ONNX{f', at {at}' if at else ''}",
                 where=source,
@@ -50,7 +50,8 @@ def explain(failures: Mapping[str, BaseException], found: Read, calls: Calls, so
             hint = f"give the number instead of a name in --shapes, or write the code without the fixed {size}"
         else:
             inner = list(_chain(error))[-1]
-            why, hint = f"{type(inner).__name__}: {_line(inner)}", ""
+            kind = "" if type(inner).__name__ == "Untrue" else f"{type(inner).__name__}: "
+            why, hint = f"{kind}{_line(inner)}", ""
         lines.append((name, f"{why}{f', at {at}' if at else ''}", hint))
     first = lines[0]
     others = [f"{name}: {why}" for name, why, _ in lines[1:]]
@@ -86,19 +87,22 @@ def _users_line(error: BaseException) -> str:
     return ""
 
 
-def _line_of_operator(found: Read, calls: Calls, operator: str) -> str:
-    """Where the model's own code calls an operator."""
+def _origin(found: Read, calls: Calls, operator: str) -> tuple[str, str]:
+    """The operator as the model's own code calls it, before it was decomposed, and where."""
     try:
         program: Any = found.thing
         if not found.is_program:
             program = torch.export.export(found.thing, calls.args, calls.kwargs, strict=False)
+        nodes = [*program.graph.nodes, *program.run_decompositions(dict(torch._decomp.decomposition_table)).graph.nodes]
     except Exception:
-        return ""
-    for node in program.graph.nodes:
+        return operator, ""
+    for node in nodes:
         name = getattr(getattr(node.target, "_schema", None), "name", "")
         if node.op == "call_function" and name == operator.partition(".")[0]:
+            origin = getattr(getattr(node.meta.get("original_aten"), "_schema", None), "name", name)
             places = re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s*(.+)', node.meta.get("stack_trace") or "")
             if places:
                 file, line, code = places[-1]
-                return f"{file}, line {line}: {code.strip()}"
-    return ""
+                return origin, f"{file}, line {line}: {code.strip()}"
+            return origin, ""
+    return operator, ""

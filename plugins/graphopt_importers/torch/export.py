@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,12 @@ def export(
     if not found.is_script and wanted != "torchscript":
         ways["dynamo"] = lambda: _dynamo(found, ask, calls, request, layers, path)
     if not found.is_program and wanted != "dynamo":
-        ways["torchscript"] = lambda: _torchscript(found, ask, calls, request, path)
+        ways["torchscript"] = lambda: doubts.extend(_torchscript(found, ask, calls, request, path))
     if not ways:
         kind = "TorchScript" if found.is_script else "an exported program"
         raise UsageError(f"the {wanted} exporter does not take {kind}", where="--import-option exporter")
     failures: dict[str, BaseException] = {}
+    doubts: list[str] = []
     for name, way in ways.items():
         request.progress(f"exporting ({name})", 0, 0)
         try:
@@ -50,11 +53,11 @@ def export(
             raise
         except Exception as error:
             failures[name] = error
-            for file in request.folder.iterdir():
-                file.unlink()
+            _clear(request.folder)
             continue
-        first = explain(failures, found, calls, request.source).what if failures else ""
-        return path, [f"exported by {name}{f', since dynamo could not: {first}' if first else ''}"]
+        notes = [f"exported by {name}"]
+        notes += [explain(failures, found, calls, request.source).what] if failures else []
+        return path, [*notes, *doubts]
     raise explain(failures, found, calls, request.source)
 
 
@@ -65,7 +68,6 @@ def _dynamo(
     if layers.table:
         words["custom_translation_table"] = layers.table
     if found.is_program:
-        _check_program(found, ask)
         made = torch.onnx.export(found.thing, dynamo=True, verbose=False, output_names=calls.outputs, **words)
     else:
         made = torch.onnx.export(
@@ -91,7 +93,7 @@ def _axes(dims: tuple[int | str, ...] | None, value: Any) -> Any:
     return {axis: dim for axis, dim in enumerate(dims) if isinstance(dim, str)}
 
 
-def _check_program(found: Read, ask: Examples) -> None:
+def check_program(found: Read, ask: Examples) -> None:
     """A program's shapes are those that it was exported with. Raises UsageError."""
     for node in found.thing.graph.nodes:
         dims = ask.names.get(node.name)
@@ -142,7 +144,17 @@ class _Flat(torch.nn.Module):  # type: ignore[misc]
         return tuple(tensors(self.model(*args, **kwargs)))
 
 
-def _torchscript(found: Read, ask: Examples, calls: Calls, request: ImportRequest, path: Path) -> None:
+class Untrue(Exception):
+    """A trace that may hold for its example inputs alone."""
+
+
+_BAKED = re.compile(
+    r"Python (boolean|integer|float|index|list)|[Ii]terating over a tensor|numpy array|torch\.tensor results"
+)
+
+
+def _torchscript(found: Read, ask: Examples, calls: Calls, request: ImportRequest, path: Path) -> list[str]:
+    """Traced; what a trace cannot follow is refused, unless this exporter was asked for: then it is returned."""
     axes: dict[str, Mapping[int, str]] = {}
     for name in calls.names:
         named = {axis: dim for axis, dim in enumerate(ask.names.get(name, ())) if isinstance(dim, str)}
@@ -151,7 +163,22 @@ def _torchscript(found: Read, ask: Examples, calls: Calls, request: ImportReques
     opset = request.opset or _SCRIPT_OPSET
     if opset > _SCRIPT_MOST:
         raise UsageError(f"the torchscript exporter ends at opset {_SCRIPT_MOST}", where="--opset")
-    torch.onnx.export(
-        _Flat(calls).eval(), tuple(leaf.clone() for leaf in calls.leaves), str(path), dynamo=False,
-        input_names=calls.names, output_names=calls.outputs, dynamic_axes=axes or None, opset_version=opset,
-    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", torch.jit.TracerWarning)
+        torch.onnx.export(
+            _Flat(calls).eval(), tuple(leaf.clone() for leaf in calls.leaves), str(path), dynamo=False,
+            input_names=calls.names, output_names=calls.outputs, dynamic_axes=axes or None, opset_version=opset,
+        )  # fmt: skip
+    baked = {
+        f"{one.filename}, line {one.lineno}: {linecache.getline(one.filename, one.lineno).strip()}": None
+        for one in said
+        if issubclass(one.category, torch.jit.TracerWarning) and _BAKED.search(str(one.message))
+    }
+    if baked and request.options.get("exporter") != "torchscript":
+        raise Untrue(f"a trace keeps what the values of its example inputs led to at {next(iter(baked))}")
+    return [f"true for the example inputs' values only: {place}" for place in list(baked)[:5]]
+
+
+def _clear(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import traceback
 import zipfile
@@ -50,7 +51,8 @@ def read(source: str, options: Mapping[str, str]) -> Read:
         _load_weights(found, options["weights"])
     if isinstance(found.thing, torch.nn.Module):
         found.thing.eval()
-        found.thing.requires_grad_(False)
+        for parameter in found.thing.parameters():
+            parameter.requires_grad_(False)
     return found
 
 
@@ -116,8 +118,9 @@ def _no_network(path: Path) -> ModelError:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        classes = ", ".join(dict.fromkeys(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         return ModelError(
-            f"it is a pickled Python object; to read it is to run its code, so it is not read ({_line(error)})",
+            f"it is a pickled Python object{f' ({classes})' if classes else ''}: to read it is to run its code",
             where=str(path),
             hint="if you trust it, load it in a function of your own with torch.load(..., weights_only=False), and "
             "name that: net.py:make; or save it with torch.export.save",
