@@ -86,9 +86,10 @@ class Editor:
     # -- questions ---------------------------------------------------------------------------------------------
 
     def nodes(self) -> list[gs.Node]:
-        """Every node of every scope, in order."""
+        """Every node of every scope, in order; not those of functions that came while passes ran."""
         every = [node for scope in self.census.scopes() for node in scope.nodes]
-        return [node for node in every if id(node) in self._alive] if self._touched else every
+        same = not self._touched and len(every) == len(self._alive)
+        return every if same else [node for node in every if id(node) in self._alive]
 
     def of(self, *operators: str) -> list[gs.Node]:
         """The nodes of these operators in all scopes, in order."""

@@ -41,10 +41,7 @@ class Inference:
         """The types of the outputs of nodes that are no standard operators; asked first."""
         self._memo: dict[Any, list[Type] | None] = {}
         self._types: dict[Any, onnx.TypeProto] = {}
-        self._imports = {
-            id(scope): list(scope.import_domains or [helper.make_opsetid("", scope.opset)])
-            for scope in (graph, *graph.functions)
-        }
+        self._imports = {id(scope): _opsets(scope) for scope in (graph, *graph.functions)}
         self._main = self._imports[id(graph)]
         self._ran = False
         self._local: set[tuple[str, str]] = set()
@@ -68,7 +65,7 @@ class Inference:
             self._forget_placeholders()
         self._local = {(function.domain or "", function.name) for function in self.graph.functions}
         for root in (self.graph, *self.graph.functions):
-            imports = self._imports[id(root)]
+            imports = self._imports[id(root)] = _opsets(root)  # functions come while passes run
             self._scope(root, imports)
         self._ran = True
 
@@ -255,6 +252,10 @@ def forget(graph: gs.Graph) -> None:
             for tensor in node.outputs:
                 if isinstance(tensor, gs.Variable) and id(tensor) not in fed:
                     tensor.shape = None
+
+
+def _opsets(scope: gs.Graph) -> list[Any]:
+    return list(scope.import_domains or [helper.make_opsetid("", scope.opset)])
 
 
 def _is_settled(node: gs.Node) -> bool:
