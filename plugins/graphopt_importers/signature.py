@@ -31,7 +31,7 @@ class Spec:
 def chosen(request: ImportRequest, specs: Sequence[Spec]) -> list[Spec]:
     """The specs with the user's shapes; what is still open gets a name: INPUT_AXIS.
 
-    Raises UsageError for an unknown input, a wrong rank, a size that the model does not take, and an input of unknown rank.
+    Raises UsageError for an unknown input, a wrong rank, a size that the model does not take, and any rank with no shape.
     """
     names = [spec.name for spec in specs]
     for name in [*request.shapes, *request.inputs]:
@@ -45,7 +45,7 @@ def chosen(request: ImportRequest, specs: Sequence[Spec]) -> list[Spec]:
 
 
 def _chosen(request: ImportRequest, spec: Spec, only: bool) -> Spec:
-    wanted = request.shapes.get(spec.name, request.shapes.get("") if only else None)
+    wanted: tuple[Dim, ...] | None = request.shapes.get(spec.name, request.shapes.get("") if only else None)
     if spec.dims is None:
         if wanted is None:
             example = request.inputs.get(spec.name)

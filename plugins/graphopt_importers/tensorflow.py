@@ -254,7 +254,7 @@ def _h5_config(request: ImportRequest, path: Path) -> Any:
     except OSError as error:
         raise ModelError(f"it is damaged, or no HDF5 file: {error}", where=request.source) from error
     if text is None:
-        hint = "build the model in Python, load these weights (model.load_weights), and save it whole: model.save('model.keras')"
+        hint = "build the model in Python, load them with model.load_weights, and save it whole: model.save('x.keras')"
         raise ModelError("it holds weights only, and no model", where=request.source, hint=hint)
     try:
         return json.loads(text)
