@@ -31,7 +31,7 @@ class Spec:
 def chosen(request: ImportRequest, specs: Sequence[Spec]) -> list[Spec]:
     """The specs with the user's shapes; what is still open gets a name: INPUT_AXIS.
 
-    Raises UsageError for an unknown input, a wrong rank, a size that the model does not take, and any rank with no shape.
+    Raises UsageError for an unknown input, a wrong rank, a size that the model does not take, and any rank without one.
     """
     names = [spec.name for spec in specs]
     for name in [*request.shapes, *request.inputs]:
