@@ -12,6 +12,7 @@ from .config import Limits, Shapes, Target
 from .errors import (
     BackendError,
     GraphoptError,
+    ImporterError,
     ModelError,
     PassError,
     PluginError,
@@ -21,6 +22,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .hookspecs import API, hookimpl
+    from .importing.ask import Import
+    from .importing.door import import_model
     from .ir.edits import Editor
     from .ir.load import load
     from .ir.save import to_proto
@@ -40,6 +43,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "API": ".hookspecs",
     "hookimpl": ".hookspecs",
+    "Import": ".importing.ask",
+    "import_model": ".importing.door",
     "Editor": ".ir.edits",
     "Batcher": ".runtime.batching",
     "Engine": ".runtime.engine",
@@ -69,6 +74,8 @@ __all__ = [
     "Editor",
     "Engine",
     "GraphoptError",
+    "Import",
+    "ImporterError",
     "Kernel",
     "Layer",
     "Limits",
@@ -87,6 +94,7 @@ __all__ = [
     "alternatives",
     "ceil_div",
     "hookimpl",
+    "import_model",
     "larger",
     "launch",
     "load",

@@ -18,7 +18,9 @@ _OUTPUT, _SHAPES, _PASSES, _VERIFY, _ENGINE, _SAY = (
     "What is printed",
 )
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An ONNX file, or what an importer takes.", show_default=False)
+]
 Plugin = Annotated[
     list[str] | None,
     typer.Option(
@@ -168,7 +170,7 @@ TypicalShapes = Annotated[
         "--optShapes",
         metavar="NAME=DIMS",
         rich_help_panel=_SHAPES,
-        help="The typical shape of an input, as x=1x3x48x320. Repeatable.",
+        help="The typical shape of an input, as x=1x3x48x320. Imports: x=Nx3x48x320. Repeatable.",
     ),
 ]
 MinShapes = Annotated[
@@ -284,5 +286,9 @@ def limits_of(seconds: float, memory_gb: float | None) -> Limits:
         if value is not None and not 0 < value < 1e8:
             raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
     return Limits(
-        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
+        build_seconds=seconds,
+        pass_seconds=seconds,
+        run_seconds=seconds,
+        import_seconds=seconds,
+        memory_bytes=int((memory_gb or 0) * 1e9),
     )

@@ -43,6 +43,7 @@ from .cache_command import cache_app
 from .config import Target
 from .console import failures, progress
 from .errors import UsageError
+from .import_words import takes_import
 from .precision_words import request_of, takes_precision
 
 EngineFile = Annotated[
@@ -70,6 +71,7 @@ LayerTimes = Annotated[
 
 @takes_precision
 @takes_build
+@takes_import
 def build(
     context: typer.Context,
     model: Model,
@@ -106,6 +108,7 @@ def build(
     verbose: Verbose = False,
     request: Any = None,
     builder: Any = None,
+    imported: Any = None,
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine with every option of the builder.
 
@@ -124,12 +127,20 @@ def build(
         options = replace(options_of(builder, verbose), segments=segments)
         target = Target(backend, compute_capability=next(iter(options.compute_capabilities), None))
         job = Build(
-            model, engine, context.params, words_of(context), report=report, use_cache=not no_cache, times=layer_times
+            model,
+            engine,
+            context.params,
+            words_of(context),
+            report=report,
+            use_cache=not no_cache,
+            times=layer_times,
+            foreign=imported is not None,
         )
         with progress(quiet or as_json) as show:
             if not job.answered(show):
                 job.run(
                     show,
+                    importer=imported,
                     output=model_path if save_onnx else None,
                     target=target,
                     pipeline=pipeline,

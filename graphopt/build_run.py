@@ -43,7 +43,7 @@ class Build:
 
     def __init__(
         self, model: str, engine: Path, words: dict[str, Any], command: list[str], *, report: str | None = None,
-        use_cache: bool = True, times: str | None = None,
+        use_cache: bool = True, times: str | None = None, foreign: bool = False,
     ) -> None:  # fmt: skip
         self.model = model
         self.engine = engine
@@ -52,6 +52,8 @@ class Build:
         self.command = command
         self.report = report
         self.times = times
+        self.foreign = foreign
+        """Whether the model may be another framework's, whose code and further files no key could hold."""
         self.store = Store() if use_cache else None
         self.result: Result | None = None
         self.answer: dict[str, Any] = {}
@@ -63,11 +65,14 @@ class Build:
         began = time.perf_counter()
         progress("looking into the engine cache", 0, 0)
         self._files = self._files_read()
-        self._key = self._request() if self.store is not None and Path(self.model).is_file() else ""
+        self._key = self._request() if self.store is not None and self._is_whole() else ""
         if not self._key or self.store is None or self.report is not None or self.words.get("save_onnx"):
             return False
         found = self.store.request(self._key)
         return found is not None and self._take(found, began)
+
+    def _is_whole(self) -> bool:
+        return not self.foreign and Path(self.model).is_file()
 
     def run(self, progress: Progress, **options: Any) -> None:
         """The engine, in place. Raises GraphoptError."""

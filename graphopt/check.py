@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from .backends.operators import CONSTANT_SLOTS, DTYPES, REFUSED, UNBUILDABLE, pl
 from .backends.protocol import BuildOptions, ParseError
 from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, UsageError
+from .importing.ask import Import
+from .importing.door import open_source
 from .ir import dtypes
 from .ir.graph import flatten, peek, scopes
 from .ir.save import stage
@@ -67,6 +69,8 @@ class Checked:
     opset: dict[str, Any] | None
     nodes_before: int
     nodes_after: int
+    imported: dict[str, Any] | None = None
+    """How a model of another framework was taken in."""
 
     @property
     def ok(self) -> bool:
@@ -80,6 +84,7 @@ class Checked:
 def check(
     model: Any,
     *,
+    importer: Import | str | None = None,
     target: Target | None = None,
     shapes: Shapes | None = None,
     freeze: Mapping[str, Dims] | None = None,
@@ -102,6 +107,14 @@ def check(
         raise UsageError("onnxruntime builds no engines", where="--backend", hint="choose tensorrt_rtx or tensorrt")
     show = progress or (lambda what, done, total: None)
     registry = Registry(plugins, no_plugins)
+    source = open_source(model, importer, registry, profile=shapes, limits=limits, progress=show)
+    if source is not None:
+        with source:
+            checked = check(
+                source.path, target=target, shapes=shapes, freeze=freeze, bind=bind, promote_io=promote_io,
+                build=build, plugins=plugins, no_plugins=no_plugins, skip=skip, limits=limits, progress=progress,
+            )  # fmt: skip
+        return replace(checked, imported=source.report)
     job = Job(model, target, registry, registry.select("default", list(skip)), limits or Limits(), show, "never", skip)
     job.open(freeze or {}, bind or {})
     backend = backends.get(target.backend, job.limits)

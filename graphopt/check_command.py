@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -23,9 +23,11 @@ from .arguments import (
     Skip,
     TimeLimit,
     TypicalShapes,
+    limits_of,
     target_of,
 )
 from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
+from .import_words import takes_import
 
 if TYPE_CHECKING:
     from .check import Checked, Verdict
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 NoBuild = Annotated[bool, typer.Option("--no-build", metavar="", help="Ask the parser alone; say what is expected.")]
 
 
+@takes_import
 def check(
     model: Model,
     shapes: TypicalShapes = None,
@@ -49,16 +52,17 @@ def check(
     no_plugin: NoPlugin = None,
     time_limit: TimeLimit = 3600.0,
     as_json: Json = False,
+    imported: Any = None,
 ) -> None:
     """Say whether TensorRT takes MODEL: which nodes it refuses, why, and what graphopt does about each."""
     with failures(as_json):
         from .check import check as run
-        from .config import Limits
         from .options import dims_by_name, shapes_of, values_by_name
 
         with progress(as_json) as show:
             found = run(
                 model,
+                importer=imported,
                 target=target_of(backend, compute_capability),
                 shapes=shapes_of(min_shapes or (), shapes or (), max_shapes or ()),
                 freeze=dims_by_name(freeze or (), "--freeze"),
@@ -68,7 +72,7 @@ def check(
                 plugins=plugin or (),
                 no_plugins=no_plugin or (),
                 skip=skip or (),
-                limits=Limits(build_seconds=time_limit, pass_seconds=time_limit),
+                limits=limits_of(time_limit, None),
                 progress=show,
             )
         if as_json:
@@ -86,6 +90,10 @@ def _tell(found: Checked) -> None:
         if found.version
         else f"no {found.backend} here: by the table of measurements"
     )
+    if found.imported is not None:
+        from .report.imports import import_text
+
+        out.print(import_text(found.imported))
     out.print(f"{by}", markup=False)
     out.print(f"as it is: {_words(found.source)}", markup=False)
     _blockers(found.source)

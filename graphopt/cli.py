@@ -10,9 +10,7 @@ import typer
 
 from . import __version__
 from .arguments import (
-    After,
     BackendName,
-    Before,
     Bind,
     Build,
     Capability,
@@ -55,6 +53,9 @@ from .check_command import add_check
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
+from .import_command import add_to as add_import_commands
+from .import_words import takes_import
+from .inspect_commands import add_to as add_inspect_commands
 from .layer_commands import add_to
 from .outcome import tell
 from .precision_words import add_precision_to, request_of, takes_precision
@@ -119,6 +120,7 @@ def _graphopt(
     )
 )
 @takes_precision
+@takes_import
 def optimize(
     model: Model,
     output: Output = None,
@@ -154,6 +156,7 @@ def optimize(
     quiet: Quiet = False,
     verbose: Verbose = False,
     request: Any = None,
+    imported: Any = None,
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
@@ -177,6 +180,7 @@ def optimize(
         with progress(quiet) as show:
             result = run(
                 model,
+                importer=imported,
                 output=model_path,
                 target=target,
                 pipeline=pipeline,
@@ -240,44 +244,6 @@ def plugins(plugin: Plugin = None, no_plugin: NoPlugin = None, as_json: Json = F
             print_json({"schema_version": SCHEMA_VERSION, "plugins": [one.to_json() for one in found]})
         else:
             stdout().print(plugins_table(found))
-
-
-@app.command()
-def inspect(model: Model, as_json: Json = False) -> None:
-    """Say what is in MODEL: inputs and outputs, operators, weights, functions, dynamic dimensions."""
-    with failures(as_json):
-        from .ir.load import load
-        from .report.contents import contents
-        from .report.listing import contents_text
-
-        with progress(as_json) as show:
-            show("load", 0, 0)
-            found = contents(load(model), model)
-        if as_json:
-            print_json({"schema_version": SCHEMA_VERSION, **found.to_json()})
-        else:
-            stdout().print(contents_text(found))
-
-
-@app.command()
-def diff(
-    before: Before,
-    after: After,
-    as_json: Json = False,
-) -> None:
-    """Compare two models: operators, inputs and outputs, weights by content, and which nodes came and went."""
-    with failures(as_json):
-        from .ir.load import load
-        from .report.diff import compare
-        from .report.listing import diff_text
-
-        with progress(as_json) as show:
-            show("load", 0, 0)
-            found = compare(load(before), load(after))
-        if as_json:
-            print_json({"schema_version": SCHEMA_VERSION, "before": before, "after": after, **found.to_json()})
-        else:
-            stdout().print(diff_text(found, before, after))
 
 
 @app.command(epilog="[bold]Example[/]\n\n$ graphopt explain model.onnx --pass fold-constants --node Shape_0")
@@ -348,7 +314,15 @@ app.command(
 )(bisect)
 
 
-for add in (add_build, add_to, add_check, add_engine_commands, add_precision_to):
+for add in (
+    add_inspect_commands,
+    add_build,
+    add_import_commands,
+    add_to,
+    add_check,
+    add_engine_commands,
+    add_precision_to,
+):
     add(app)
 
 

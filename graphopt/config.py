@@ -98,6 +98,8 @@ class Limits:
     """A run of all passes is ended after this time, and the pass that was at work is named."""
     run_seconds: float = 3600.0
     """Loading a model for verification, or running it once, is ended after this time."""
+    import_seconds: float = 3600.0
+    """A child process that takes in a model of another framework is ended after this time."""
     memory_bytes: int = 0
     """The child process that runs a model may take this much; 0: what the machine has left when it starts."""
 

@@ -156,7 +156,8 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
         def show(what: str, done: int, total: int) -> None:
             steps = f"{done}/{total}" if total else ""
-            name = _PHASES.get(what, f"building: {what}")
+            name = what.removeprefix("import: ") if what.startswith("import: ") else None
+            name = name or _PHASES.get(what, f"building: {what}")
             bar.update(task, description=escape(name), completed=done, total=total or None, steps=steps)
 
         yield show

@@ -13,6 +13,7 @@ import typer
 from .arguments import Inputs, Json, MaxShapes, MinShapes, NoPlugin, Plugin, Seed, TypicalShapes
 from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
 from .errors import UsageError
+from .import_words import onnx_of, takes_import
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +77,7 @@ ProfileFile = Annotated[
 ]
 
 
+@takes_import
 def run(
     what: Thing,
     inputs: Inputs = None,
@@ -87,13 +89,18 @@ def run(
     plugin: Plugin = None,
     seed: Seed = 0,
     as_json: Json = False,
+    imported: Any = None,
 ) -> None:
     """Run a model (in onnxruntime) or an engine (on the GPU) once, and compare its outputs."""
-    with failures(as_json):
+    with failures(as_json), ExitStack() as stack:
         from .trials import compare_with, run_once, write_outputs
 
+        with progress(as_json) as show:
+            path = onnx_of(
+                what, imported, stack, show, plugins=plugin or (), profile=_profile(None, shapes, None), inputs=inputs
+            )
         done = run_once(
-            what, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check, plugins=plugin or ()
+            path, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check, plugins=plugin or ()
         )
         if outputs is not None:
             write_outputs(Path(outputs), done.outputs)
@@ -124,6 +131,7 @@ def run(
             raise typer.Exit(1)
 
 
+@takes_import
 def bench(
     what: Things,
     inputs: Inputs = None,
@@ -138,6 +146,7 @@ def bench(
     no_plugin: NoPlugin = None,
     seed: Seed = 0,
     as_json: Json = False,
+    imported: Any = None,
 ) -> None:
     """Time engines side by side; of a model, the engine of it as it is, and of what graphopt makes of it."""
     with failures(as_json), ExitStack() as stack:
@@ -145,8 +154,15 @@ def bench(
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
         with progress(as_json) as show:
+            shown = [
+                onnx_of(
+                    one, imported, stack, show, plugins=plugin or (), no_plugins=no_plugin or (),
+                    profile=_profile(min_shapes, shapes, max_shapes), inputs=inputs,
+                )
+                for one in what
+            ]  # fmt: skip
             rows = bench_all(
-                what, folder, given=inputs, profile=_profile(min_shapes, shapes, max_shapes), seconds=seconds,
+                shown, folder, given=inputs, profile=_profile(min_shapes, shapes, max_shapes), seconds=seconds,
                 raw=not no_raw, onnxruntime=onnxruntime, plugins=plugin or (), no_plugins=no_plugin or (), seed=seed,
                 batches=_sizes(batches), progress=show,
             )  # fmt: skip
@@ -161,6 +177,7 @@ def bench(
             stdout().print(table)
 
 
+@takes_import
 def profile(
     what: Thing,
     inputs: Inputs = None,
@@ -174,6 +191,7 @@ def profile(
     no_plugin: NoPlugin = None,
     seed: Seed = 0,
     as_json: Json = False,
+    imported: Any = None,
 ) -> None:
     """Time every layer of an engine, and say which nodes of the exported model it stands for."""
     with failures(as_json), ExitStack() as stack:
@@ -181,8 +199,12 @@ def profile(
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-")))
         with progress(as_json) as show:
+            path = onnx_of(
+                what, imported, stack, show, plugins=plugin or (), no_plugins=no_plugin or (),
+                profile=_profile(min_shapes, shapes, max_shapes), inputs=inputs,
+            )  # fmt: skip
             found = profile_one(
-                what, folder, given=inputs, profile_shapes=_profile(min_shapes, shapes, max_shapes), seconds=seconds,
+                path, folder, given=inputs, profile_shapes=_profile(min_shapes, shapes, max_shapes), seconds=seconds,
                 plugins=plugin or (), no_plugins=no_plugin or (), seed=seed, progress=show,
             )  # fmt: skip
         data = {"schema_version": SCHEMA_VERSION, **found.to_json()}

@@ -63,6 +63,10 @@ class VerificationError(GraphoptError):
     """The optimized model does not compute what its source computes."""
 
 
+class ImporterError(GraphoptError):
+    """A model of another framework cannot be taken in: the framework is missing, died, or took too long."""
+
+
 class BackendError(GraphoptError):
     """A backend is missing, refused the model, failed to build it, or died."""
 

@@ -67,6 +67,8 @@ class Job:
         self.entries = entries
         self.limits = limits
         self.progress = progress
+        self.source = os.fspath(model) if isinstance(model, (str, os.PathLike)) else ""
+        """What the user named, for the manifest."""
         self.report = Report(warnings=registry.unavailable())
         self.frozen: Mapping[str, Dims] = {}
         self.bound: Mapping[str, Any] = {}
@@ -290,7 +292,6 @@ class Job:
             no_plugins=self.registry.switched_off,
             hooks=self.registry.has("graphopt_builder"),
         )
-        source = os.fspath(self.given) if isinstance(self.given, (str, os.PathLike)) else ""
         target = folder / path.name
         key, why = "", "it was switched off"
         if store is not None:
@@ -312,7 +313,7 @@ class Job:
                 raise _explained(error, graph) from error
 
         def about(built: BuildResult) -> dict[str, Any]:
-            return manifest(graph, source, built, shapes, options, made)
+            return manifest(graph, self.source, built, shapes, options, made)
 
         hit = False
         if store is not None and key:

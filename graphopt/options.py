@@ -10,6 +10,7 @@ from typing import Any
 
 from .config import Dims, Limits, Shapes, parse_dims
 from .errors import GraphoptError, UsageError
+from .importing.ask import stem_of
 
 
 def dims_by_name(words: Iterable[str], option: str) -> dict[str, Dims]:
@@ -52,7 +53,11 @@ def limits_of(seconds: float, memory_gb: float | None) -> Limits:
         if value is not None and not 0 < value < 1e8:
             raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
     return Limits(
-        build_seconds=seconds, pass_seconds=seconds, run_seconds=seconds, memory_bytes=int((memory_gb or 0) * 1e9)
+        build_seconds=seconds,
+        pass_seconds=seconds,
+        run_seconds=seconds,
+        import_seconds=seconds,
+        memory_bytes=int((memory_gb or 0) * 1e9),
     )
 
 
@@ -148,7 +153,7 @@ def outputs_of(
         UsageError: two of the files are one, or one is the input.
         GraphoptError: a folder does not exist.
     """
-    stem = Path(model).stem
+    stem = stem_of(model)
     model_path = Path(output) if output else Path(f"{stem}.opt.onnx")
     engine_path = Path(engine) if engine else Path(f"{stem}.engine") if build else None
     report_path = Path(report) if report else None

@@ -17,6 +17,8 @@ from .backends.protocol import BuildOptions
 from .config import Dims, Limits, Shapes, Target
 from .engines.store import Store
 from .errors import UsageError
+from .importing.ask import Import
+from .importing.door import open_source
 from .job import Job, Progress
 from .narrow import build_options as build_options_of
 from .narrow import checked as job_request
@@ -35,6 +37,7 @@ VERIFY = ("end", "each", "none")
 def optimize(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph,
     *,
+    importer: Import | str | None = None,
     output: str | os.PathLike[str] | None = None,
     target: Target | None = None,
     pipeline: str = "default",
@@ -65,6 +68,7 @@ def optimize(
 ) -> Result:
     """The model, rewritten to a fixpoint, proved against its source, and built into an engine if asked.
 
+    model: also what an importer takes: a file of another framework, or 'net.py:make'. importer: its name, or an Import.
     output: where to write the optimized model; None writes nothing. engine: where to write an engine; None builds none.
     shapes: the optimization profile, and the shapes to verify at. freeze: dims made static; bind: inputs made
     constants. opset: convert the model to this opset of ONNX first; a model older than the target's parser takes is
@@ -94,10 +98,18 @@ def optimize(
     registry = Registry(plugins, no_plugins)
     if output is not None:
         _keep_input(model, output)
+    source = open_source(
+        model, importer, registry, profile=shapes, opset=opset, inputs=inputs, verify=verify != "none", strict=strict,
+        limits=limits, progress=progress,
+    )  # fmt: skip
+    model = model if source is None else source.path
     layers = {kebab(layer.__name__) for _, layer in registry.layers()}
     entries = registry.select(pipeline, [name for name in skip if name not in layers])
     job = Job(model, target, registry, entries, limits or Limits(), progress or _silent, lower, skip)
     job.strict, job.keep_metadata, job.promote_io = strict, keep_metadata, promote_io
+    if source is not None:
+        job.source, job.report.imported = source.source, source.report
+        made_by = {**(made_by or {}), "imported": source.report}
     job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())
@@ -129,7 +141,7 @@ def optimize(
             found.plan.save(request.plan_output)
             report.outputs["plan"] = [os.fspath(request.plan_output)]
     report.seconds = perf_counter() - began
-    return Result(graph, report)
+    return Result(graph, report, source)
 
 
 def _repro(given: str | os.PathLike[str] | None, output: str | os.PathLike[str] | None) -> Path | None:
@@ -139,7 +151,8 @@ def _repro(given: str | os.PathLike[str] | None, output: str | os.PathLike[str] 
 
 
 def _keep_input(model: Any, output: str | os.PathLike[str]) -> None:
-    if isinstance(model, (str, os.PathLike)) and os.path.exists(output) and os.path.samefile(model, output):
+    named = isinstance(model, (str, os.PathLike)) and os.path.exists(model) and os.path.exists(output)
+    if named and os.path.samefile(model, output):
         raise UsageError("the output is the input file", where=str(output), hint="choose another name with -o")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
 
-from .arguments import BackendName, Json, Model
+from .arguments import BackendName, Json, Model, NoPlugin, Plugin, TypicalShapes
 from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
+from .import_words import onnx_of, takes_import
 
 Strict = Annotated[bool, typer.Option("--strict", metavar="", help="Exit with 1 if there is a finding.")]
 Version = Annotated[
@@ -17,26 +19,36 @@ Version = Annotated[
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="A precision plan.", show_default=False)]
 
 
+@takes_import
 def lint_precision(
     model: Model,
+    shapes: TypicalShapes = None,
+    plugin: Plugin = None,
+    no_plugin: NoPlugin = None,
     backend: BackendName = "tensorrt_rtx",
     target_version: Version = "",
     strict: Strict = False,
     as_json: Json = False,
+    imported: Any = None,
 ) -> None:
     """Find casts and Q/DQ nodes of MODEL that lose fusions or accuracy, or do not build: node, reason, fix."""
-    with failures(as_json):
+    with failures(as_json), ExitStack() as stack:
         from . import backends
         from .config import Limits
         from .ir.load import load
+        from .options import shapes_of
         from .precision.lint import counted, lint
 
         if not target_version:
             library = backends.get(backend, Limits())
             target_version = library.version() if library.available() is None else ""
         with progress(as_json) as show:
+            path = onnx_of(
+                model, imported, stack, show, plugins=plugin or (), no_plugins=no_plugin or (),
+                profile=shapes_of((), shapes or (), ()),
+            )  # fmt: skip
             show("load", 0, 0)
-            found = lint(load(model), backend, target_version)
+            found = lint(load(path), backend, target_version)
         if as_json:
             listed = [one.to_json() for one in found]
             print_json({"schema_version": SCHEMA_VERSION, "findings": listed, "rules": counted(found)})

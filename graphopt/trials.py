@@ -48,7 +48,8 @@ def source_of(engine: Engine, given: str | None) -> Path | None:
             raise UsageError("there is no such model", where=given)
         return path
     noted = engine.loaded.manifest.get("source")
-    if not isinstance(noted, str) or not noted or not Path(noted).is_file():
+    foreign = (engine.loaded.manifest.get("made_by") or {}).get("imported")
+    if foreign or not isinstance(noted, str) or not noted or not Path(noted).is_file():
         return None
     return Path(noted)
 

@@ -246,6 +246,7 @@ def test_the_json_mirrors_the_result() -> None:
     assert list(found) == [
         "schema_version",
         "status",
+        "imported",
         "nodes",
         "weights_bytes",
         "layers",

@@ -29,8 +29,11 @@ TRACE_BYTES = 1024
 """Size of the slot in which the child notes the node that its parser is at."""
 
 
-def run(request: dict[str, Any], *, title: str, seconds: float, progress: Progress | None = None) -> dict[str, Any]:
-    """The child's answer to a request, with the last lines of its log under 'log'.
+def run(
+    request: dict[str, Any], *, title: str, seconds: float, progress: Progress | None = None,
+    worker: str = "graphopt.backends.worker", limit: str = "build_seconds",
+) -> dict[str, Any]:  # fmt: skip
+    """The child's answer to a request, with the last lines of its log under 'log'. limit: what `seconds` is called.
 
     Raises what the child raised, and BackendError if it dies, is killed, answers nonsense, or takes longer than
     `seconds`. No process is left behind, whatever ends the call.
@@ -40,13 +43,13 @@ def run(request: dict[str, Any], *, title: str, seconds: float, progress: Progre
         stdin.seek(0)
         read, write = os.pipe()
         try:
-            child = _start(write, stdin, log, trace)
+            child = _start(worker, write, stdin, log, trace)
         except OSError as error:
             os.close(read)
             raise BackendError(f"no child process could be started: {error.strerror}") from error
         finally:
             os.close(write)
-        conversation = _Conversation(title, request)
+        conversation = _Conversation(title, request, limit)
         try:
             answer = conversation.listen(read, time.monotonic() + seconds, progress)
             if answer is None:
@@ -59,11 +62,11 @@ def run(request: dict[str, Any], *, title: str, seconds: float, progress: Progre
             _kill(child)
 
 
-def _start(write: int, stdin: IO[bytes], log: IO[bytes], trace: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(worker: str, write: int, stdin: IO[bytes], log: IO[bytes], trace: IO[bytes]) -> subprocess.Popen[bytes]:
     # The child finds every module where this process finds it, installed or not.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "graphopt.backends.worker", str(write), str(trace.fileno()), str(os.getpid())],
+        [sys.executable, "-P", "-m", worker, str(write), str(trace.fileno()), str(os.getpid())],
         stdin=stdin,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -93,7 +96,8 @@ class _Late(Exception):
 class _Conversation:
     """What is known of the child so far, to say what it was at when it ended."""
 
-    def __init__(self, title: str, request: dict[str, Any]) -> None:
+    def __init__(self, title: str, request: dict[str, Any], limit: str) -> None:
+        self.limit = limit
         self.who = title
         self.role = "library"
         self.doing = "loading"
@@ -134,7 +138,7 @@ class _Conversation:
         return BackendError(self._sentence(how, node), where=self.model, hint="\n  ".join(filter(None, hints)))
 
     def late(self, seconds: float, tail: list[str], node: str) -> BackendError:
-        how = f"was stopped after {seconds:g} s, the limit (build_seconds),"
+        how = f"was stopped after {seconds:g} s, the limit ({self.limit}),"
         return BackendError(self._sentence(how, node), where=self.model, hint=_last_lines(tail))
 
     def _sentence(self, how: str, node: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import os
 import resource
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,30 +14,10 @@ from typing import Any
 from graphopt.config import Shapes
 from graphopt.errors import BackendError, GraphoptError
 
+from .child import Pipe, end_with
 from .native import Native, load
-from .process import TRACE_BYTES
 from .protocol import BuildOptions, ParseError
 from .tensorrt import FLAVORS, Flavor
-
-_PR_SET_PDEATHSIG = 1
-
-
-class Pipe:
-    """The way back to the parent."""
-
-    def __init__(self, messages: int, trace: int) -> None:
-        self._messages = messages
-        self._trace = trace
-        for descriptor in (messages, trace):
-            os.set_inheritable(descriptor, False)
-
-    def send(self, **message: Any) -> None:
-        data = json.dumps(message).encode() + b"\n"
-        while data:
-            data = data[os.write(self._messages, data) :]
-
-    def at_node(self, node: str) -> None:
-        os.pwrite(self._trace, node.encode(errors="replace")[:TRACE_BYTES].ljust(TRACE_BYTES, b"\0"), 0)
 
 
 def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
@@ -100,7 +78,7 @@ def main() -> None:
     """Answer one request and end at once: native destructors that run at exit can crash, too."""
     messages, trace, parent = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _end_with(parent)
+    end_with(parent)
     pipe = Pipe(messages, trace)
     try:
         pipe.send(type="result", value=answer(json.load(sys.stdin), pipe))
@@ -112,14 +90,6 @@ def main() -> None:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
-
-
-def _end_with(parent: int) -> None:
-    """Die when the parent does, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            raise BackendError("the parent process is gone")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,15 +21,21 @@ def load_npz(path: str | Path, model: onnx.ModelProto | Sequence[Port]) -> dict[
     """The arrays of an .npz file as feeds of the model.
 
     model: its proto or its input ports. NaN and infinity are fine; bfloat16 and float8 come as uint16 and uint8 bits.
-    Raises UsageError: not an .npz file, damaged, pickled objects, or what check_feeds refuses.
+    Raises UsageError: what read_npz or check_feeds refuses.
     """
-    where = str(path)
+    ports = input_ports(model) if isinstance(model, onnx.ModelProto) else list(model)
+    return check_feeds(read_npz(path), ports, where=str(path))
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of an .npz file. Raises UsageError: not an .npz file, damaged, or pickled objects."""
+    where = os.fspath(path)
     try:
         loaded: object = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise UsageError("is a single array, not an .npz archive", where=where, hint=_HOW)
         with loaded as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
     except UsageError:
         raise
     except OSError as error:
@@ -39,8 +46,6 @@ def load_npz(path: str | Path, model: onnx.ModelProto | Sequence[Port]) -> dict[
         raise UsageError("is no .npz file, or damaged", where=where, hint=_HOW) from error
     except Exception as error:  # zipfile, zlib and numpy's header parser each raise their own on damaged files
         raise UsageError(f"is no .npz file, or damaged: {error}", where=where, hint=_HOW) from error
-    ports = input_ports(model) if isinstance(model, onnx.ModelProto) else list(model)
-    return check_feeds(arrays, ports, where=where)
 
 
 _HOW = "write it with numpy.savez(file, **{input name: array})"

@@ -62,6 +62,8 @@ def describe(graph: gs.Graph) -> Description:
 class Report:
     """Everything that a run has to say."""
 
+    imported: dict[str, Any] | None = None
+    """How a model of another framework was taken in: importer, source, packages, notes, compared."""
     source: Description = field(default_factory=Description)
     result: Description = field(default_factory=Description)
     layers_before: NetworkInfo | str = "not counted"
@@ -100,6 +102,7 @@ class Report:
         return {
             "schema_version": SCHEMA_VERSION,
             "status": self.status,
+            "imported": self.imported,
             "nodes": {
                 "before": self.source.node_count,
                 "after": self.result.node_count,
@@ -143,8 +146,10 @@ def _fired(one: Fired) -> dict[str, Any]:
 class Result:
     """An optimized model and the report of how it came about."""
 
-    def __init__(self, graph: gs.Graph, report: Report) -> None:
+    def __init__(self, graph: gs.Graph, report: Report, held: object = None) -> None:
+        """held: what must live as long as the graph, whose weights may lie in its files."""
         self.graph = graph
+        self._held = held
         self.report = report
         self._model: onnx.ModelProto | None = None
 

@@ -26,6 +26,10 @@ _MOST_INPUTS = 4
 def render(report: Report, source: str, *, verbose: bool = False) -> RenderableType:
     """The tables before/after, passes, verification, engine; and what was written."""
     parts: list[RenderableType] = [headline(report, source), Text(), _sizes(report)]
+    if report.imported is not None:
+        from .imports import import_text
+
+        parts += [Text(), import_text(report.imported)]
     sections = (
         _opset(report),
         _operators(report, verbose),
@@ -59,6 +63,8 @@ def plain_table(*columns: str, right: tuple[str, ...] = (), stretch: str = "") -
 def warnings(report: Report) -> list[str]:
     """What a user should not overlook, one line each."""
     found = list(report.warnings)
+    if report.imported is not None and report.imported["status"] == "unverified":
+        found.append(f"the imported model could not be compared: {report.imported['reason']}")
     check = report.verification
     if check is None:
         return found

@@ -1,0 +1,144 @@
+"""The child that runs an importer: `python -m graphopt.importing.worker` with a request on stdin.
+
+Frameworks are heavy, print, take signals, and crash; here they may.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.backends.child import Pipe, end_with
+from graphopt.errors import GraphoptError, ModelError, PluginError
+from graphopt.importer import Imported, Importer, ImportRequest
+from graphopt.numerics.difference import Value
+from graphopt.numerics.exchange import read_values, write_values
+from graphopt.registry import Registry
+
+from .samples import more_feeds
+
+FEEDS, OUTPUTS = "feeds", "outputs"
+
+
+def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
+    """The model file, the importer's notes, and how many samples lie in `samples`. Raises GraphoptError."""
+    name, source = request["importer"], request["source"]
+
+    def progress(what: str, done: int = 0, total: int = 0) -> None:
+        pipe.send(type="progress", phase=what, done=done, total=total)
+        pipe.send(type="stage", who=name, role="importer", doing=what)
+
+    progress(f"loading {name}")
+    importers = Registry(request["plugins"], request["no_plugins"]).importers()
+    if name not in importers:
+        hint = "give it as a file or a module's name, not as a module"
+        raise PluginError(f"the plugin with importer {name} cannot be loaded in another process", hint=hint)
+    given = read_values(Path(request["inputs"])) if request["inputs"] else {}
+    ask = ImportRequest(
+        source,
+        Path(request["folder"]),
+        {key: tuple(dims) for key, dims in request["shapes"].items()},
+        {key: np.asarray(value) for key, value in given.items()},
+        request["opset"],
+        request["options"],
+        progress,
+        request["sizes"],
+    )
+    found = _convert(importers[name], ask)
+    if not Path(found.path).is_file():
+        raise PluginError(f"importer {name} wrote no file {found.path}", where=source)
+    notes = [str(note) for note in found.notes]
+    count = 0
+    if request["verify"] and found.reference is not None:
+        progress(f"running {name}")
+        count = _samples(found, Path(request["samples"]), request["bounds"], notes)
+    return {"path": str(found.path), "notes": notes, "samples": count, "has_reference": found.reference is not None}
+
+
+def _convert(importer: Importer, ask: ImportRequest) -> Imported:
+    try:
+        return importer.convert(ask)
+    except GraphoptError:
+        raise
+    except ImportError as error:
+        missing = getattr(error, "name", None) or error
+        raise PluginError(
+            f"importer {importer.name} needs {missing}, which is not installed: {error}",
+            where=ask.source,
+            hint=f"pip install '{importer.extra}'",
+        ) from error
+    except MemoryError as error:
+        raise ModelError("there is not enough memory to convert it", where=ask.source) from error
+    except SystemExit as error:
+        raise ModelError(f"its code ended the process: SystemExit({error.code})", where=ask.source) from error
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        traceback.print_exc()
+        raise PluginError(
+            f"importer {importer.name} failed: {type(error).__name__}: {_short(error)}",
+            where=ask.source,
+            hint=f"raised in {frame.filename}, line {frame.lineno}, {frame.name}",
+        ) from error
+
+
+def _samples(found: Imported, folder: Path, bounds: Mapping[str, Any], notes: list[str]) -> int:
+    """Writes what the framework computes for its example inputs and, of dynamic dimensions, at other sizes."""
+    assert found.reference is not None
+    feeds: dict[str, Value] = dict(found.inputs)
+    try:
+        outputs = found.reference(found.inputs)
+    except GraphoptError:
+        raise
+    except Exception as error:
+        notes.append(f"the framework could not run the example inputs: {type(error).__name__}: {_short(error)}")
+        return 0
+    _write(folder, 0, feeds, outputs)
+    count = 1
+    for other in more_feeds(Path(found.path), found.inputs, bounds):
+        sizes = ", ".join(f"{name} {'x'.join(map(str, np.shape(value)))}" for name, value in other.items())
+        try:
+            outputs = found.reference(other)
+        except Exception as error:
+            notes.append(f"the framework itself does not run {sizes}: {type(error).__name__}: {_short(error)}")
+            continue
+        _write(folder, count, other, outputs)
+        count += 1
+    return count
+
+
+def _write(folder: Path, number: int, feeds: Mapping[str, Value], outputs: Any) -> None:
+    write_values(folder / f"{number}.{FEEDS}", feeds)
+    write_values(folder / f"{number}.{OUTPUTS}", {str(index): value for index, value in enumerate(outputs)})
+
+
+def _short(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 500 else f"{text[:500]} ..."
+
+
+def main() -> None:
+    """Answer one request and end at once: frameworks leave threads and handlers behind."""
+    messages, trace, parent = map(int, sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    end_with(parent)
+    pipe = Pipe(messages, trace)
+    try:
+        pipe.send(type="result", value=answer(json.load(sys.stdin), pipe))
+    except GraphoptError as error:
+        pipe.send(type="error", kind=type(error).__name__, what=error.what, where=error.where, hint=error.hint)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
