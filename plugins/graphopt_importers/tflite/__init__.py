@@ -36,7 +36,7 @@ class TFLite:
 
         from graphopt_importers.signature import chosen, declare, example_inputs
 
-        from .interpreter import reference
+        from .interpreter import original, with_rounding
         from .model import converted
         from .reader import read
 
@@ -51,12 +51,14 @@ class TFLite:
         ends = ports(file, request)
         specs = chosen(request, ends.inputs)
         request.progress("converting", 0, 0)
-        model, notes = converted(file, ends, request.opset or OPSET, request.source)
+        model = converted(file, ends, request.opset or OPSET, request.source)
         declare(model, specs)
         target = request.folder / "model.onnx"
         onnx.save(model, target)
-        run, more = reference(data, file, ends, request.source)
-        return Imported(target, run, example_inputs(request, target, specs), [*notes, *more])
+        made = original(data, file, ends, request.source)
+        feeds = example_inputs(request, target, specs)
+        made = with_rounding(data, ends, request.source, made, feeds)
+        return Imported(target, made.run, feeds, made.notes, made.rounding)
 
 
 def ports(file: Any, request: ImportRequest) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .reader import Operator
+from .reader import Array, Operator
 from .scope import FIRST, Scope
 
 Handler = Callable[[Scope, Operator], None]
@@ -27,7 +27,7 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
 
 
 def activated(scope: Scope, operator: Operator, value: str) -> str:
-    """The value after the activation that is fused into an operator; none where rounding to the output's range does it."""
+    """The value after an operator's fused activation; none where rounding to the output's range does it."""
     kind = operator.option("FusedActivationFunction", NONE)
     quant, dtype = scope.tensor(operator.outputs[0]).quant, scope.tensor(operator.outputs[0]).dtype
     span = {RELU: (0.0, np.inf), RELU_N1_TO_1: (-1.0, 1.0), RELU6: (0.0, 6.0)}.get(kind)
@@ -78,7 +78,7 @@ def axis_of(operator_axis: int, rank: int, first: bool) -> int:
     return FIRST.index(axis) if first else axis
 
 
-def known(scope: Scope, operator: Operator, position: int, what: str) -> np.ndarray:  # type: ignore[type-arg]
+def known(scope: Scope, operator: Operator, position: int, what: str) -> Array:
     """The value of an input that must be constant."""
     value = scope.const(operator.inputs[position])
     if value is None:

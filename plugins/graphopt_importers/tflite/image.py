@@ -9,12 +9,11 @@ from .reader import Operator
 from .scope import Scope
 
 SAME = 0
+_Pair = tuple[int, int]
 
 
-def _pads(
-    scope: Scope, operator: Operator, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]
-) -> dict[str, object]:
-    """SAME: total = max((ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0), less of it first."""
+def _pads(scope: Scope, operator: Operator, kernel: _Pair, strides: _Pair, dilations: _Pair) -> dict[str, object]:
+    """total = max((ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0), the less first."""
     if operator.option("Padding") != SAME:
         return {}
     begin, end = [], []
@@ -36,7 +35,7 @@ def _pair(operator: Operator, names: tuple[str, str], default: int = 1) -> tuple
 
 @handles("CONV_2D", "DEPTHWISE_CONV_2D")
 def convolution(scope: Scope, operator: Operator) -> None:
-    """Weights (out, h, w, in / groups), or of a depthwise one (1, h, w, in * multiplier), become (out, in / groups, h, w)."""
+    """Weights (out, h, w, in / groups), of a depthwise one (1, h, w, out), become (out, in / groups, h, w)."""
     x, w = operator.inputs[:2]
     dims = scope.tensor(w).dims
     channels = scope.tensor(x).dims[3]
@@ -66,7 +65,7 @@ def convolution(scope: Scope, operator: Operator) -> None:
 
 @handles("TRANSPOSE_CONV")
 def transposed_convolution(scope: Scope, operator: Operator) -> None:
-    """out = (in - 1) * stride + kernel - pads + output_padding, where `out` is SAME: in * stride, or what is asked for."""
+    """out = (in - 1) * stride + kernel - pads + output_padding, `out` as asked for, or in * stride for SAME."""
     shape, w, x = operator.inputs[:3]
     wanted = scope.const(shape)
     dims = scope.tensor(w).dims

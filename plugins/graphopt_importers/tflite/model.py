@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from graphopt.errors import ModelError
+from graphopt_importers.signature import Spec
 
-from ..signature import Spec
 from . import control, elementwise, image, movement, products, recurrent  # noqa: F401  (they register their operators)
 from .emit import Builder, Constants
 from .reader import File, Graph
@@ -40,8 +40,8 @@ class Ends:
         ]
 
 
-def converted(file: File, ends: Ends, opset: int, source: str) -> tuple[onnx.ModelProto, Sequence[str]]:
-    """The ONNX model, and notes. Raises ModelError for what has no counterpart."""
+def converted(file: File, ends: Ends, opset: int, source: str) -> onnx.ModelProto:
+    """The ONNX model. Raises ModelError for what has no counterpart."""
     graph = ends.graph
     constants = Constants()
     build = Builder(constants, opset)
@@ -71,7 +71,7 @@ def converted(file: File, ends: Ends, opset: int, source: str) -> tuple[onnx.Mod
     made = helper.make_graph(build.nodes, graph.name or "main", inputs, outputs, weights)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], producer_name="graphopt")
     model.ir_version = 10 if opset > 20 else 9
-    return model, []
+    return model
 
 
 def _all(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

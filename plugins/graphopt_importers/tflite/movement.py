@@ -126,9 +126,9 @@ def slice_(scope: Scope, operator: Operator) -> None:
 
 @handles("STRIDED_SLICE")
 def strided_slice(scope: Scope, operator: Operator) -> None:
-    """NumPy's x[begin:end:stride, ...] with masks: of absent bounds, of single indices, of new axes and the ellipsis."""
+    """NumPy's x[begin:end:stride, ...] with masks: absent bounds, single indices, new axes, the ellipsis."""
     build = scope.build
-    x, begin, end, stride = operator.inputs[:4]
+    x, begin, end = operator.inputs[:3]
     steps = known(scope, operator, 3, "strides")
     rank, parts = scope.rank(x), len(steps)
     mask = {
@@ -138,7 +138,8 @@ def strided_slice(scope: Scope, operator: Operator) -> None:
     starts, stops = scope.const(begin), scope.const(end)
     low = None if starts is not None else build.cast(scope.real(begin), np.int64)
     high = None if stops is not None else build.cast(scope.real(end), np.int64)
-    bounds: list[tuple[int, str, str, int]] = []
+    bounds: list[tuple[str, str]] = []
+    where: list[tuple[int, int]] = []
     shrink: list[tuple[int, str]] = []
     added: list[int] = []
     axis = place = 0
@@ -170,12 +171,14 @@ def strided_slice(scope: Scope, operator: Operator) -> None:
             last = build.ints(int(stops[n])) if stops is not None else build("Gather", str(high), build.ints(n))
         whole = mask["BeginMask"] & bit and mask["EndMask"] & bit and step == 1
         if not whole:
-            bounds.append((axis, first, last, step))
+            bounds.append((first, last))
+            where.append((axis, step))
         axis, place = axis + 1, place + 1
     value = scope.real(x)
     if bounds:
-        joined = [_joined(scope, [bound[part] for bound in bounds]) for part in (1, 2)]
-        value = build("Slice", value, *joined, build.ints(*[b[0] for b in bounds]), build.ints(*[b[3] for b in bounds]))
+        starts_at, ends_at = (_joined(scope, [bound[part] for bound in bounds]) for part in (0, 1))
+        axes, strides = (build.ints(*[pair[part] for pair in where]) for part in (0, 1))
+        value = build("Slice", value, starts_at, ends_at, axes, strides)
     for axis, at in reversed(shrink):
         found = build.value(at)
         index = build.const(found.reshape(())) if found is not None else build("Squeeze", at)

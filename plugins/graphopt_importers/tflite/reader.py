@@ -40,7 +40,7 @@ class Quant:
 
 @dataclass(frozen=True)
 class Tensor:
-    """dims: -1 where the size is known only at run time. data: of a constant. quant: of what stands for real numbers."""
+    """dims: -1 where known only at run time. data: of a constant. quant: of what stands for real numbers."""
 
     name: str
     type: str
@@ -95,7 +95,7 @@ class File:
 
 
 def read(data: bytes, source: str) -> File:
-    """The file's content. Raises ModelError where it is no .tflite file, or a damaged one; ImportError without `tflite`."""
+    """The file's content. Raises ModelError for what is no .tflite file, or damaged; ImportError without `tflite`."""
     import tflite
 
     if len(data) < 16 or data[4:8] != b"TFL3":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .handlers import TANH, handles
-from .reader import Operator
+from .reader import Array, Operator
 from .scope import Scope
 
 _GATES = (0, 3, 1, 2)
@@ -45,7 +45,7 @@ def _direction(scope: Scope, operator: Operator, inputs: list[int], direction: s
     coupled = inputs[1] < 0
     units = scope.tensor(inputs[2]).dims[0]
 
-    def gates(start: int) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def gates(start: int) -> list[Array]:
         found = []
         for gate in _GATES:
             index = inputs[start + gate]

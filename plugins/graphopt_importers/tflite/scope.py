@@ -2,8 +2,8 @@
 
     real = DequantizeLinear(stored, scale, zero)         stored = QuantizeLinear(real, scale, zero)
 
-Convolutions want channels first. A value may stand in both orders; the one that is missing is made when it is asked for,
-so that a chain of image operators holds no Transpose.
+Convolutions want channels first. A value may stand in both orders; a missing one is made when it is asked for, so
+that a chain of image operators holds no Transpose.
 """
 
 from __future__ import annotations
