@@ -26,7 +26,8 @@ class ImportRequest:
     later; the model and its external data go there. shapes: input name -> dims, where a str names a dynamic dimension;
     the key '' stands for the only input. sizes: name of a dynamic dimension -> the size that example inputs have there,
     where the user said one. inputs: example inputs, whose shapes win. opset: of ONNX, None for the importer's best.
-    options: --import-option NAME=VALUE.
+    options: --import-option NAME=VALUE. layers: the custom layers (classes) of all plugins, which may stand for
+    operators of the framework.
     """
 
     source: str
@@ -37,6 +38,7 @@ class ImportRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    layers: Sequence[type] = ()
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
         pipe.send(type="stage", who=name, role="importer", doing=what)
 
     progress(f"loading {name}")
-    importers = Registry(request["plugins"], request["no_plugins"]).importers()
+    registry = Registry(request["plugins"], request["no_plugins"])
+    importers = registry.importers()
     if name not in importers:
         hint = "give it as a file or a module's name, not as a module"
         raise PluginError(f"the plugin with importer {name} cannot be loaded in another process", hint=hint)
@@ -51,6 +52,7 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
         request["options"],
         progress,
         request["sizes"],
+        [layer for _, layer in registry.layers()],
     )
     found = _convert(importers[name], ask)
     if not Path(found.path).is_file():

@@ -59,6 +59,10 @@ class Layer:
     attributes (`axis=self.axis`); anything else raises an error that says so."""
     deterministic: ClassVar[bool] = True
     """Whether equal inputs give equal bits (no atomic additions of floats)."""
+    torch_op: ClassVar[str] = ""
+    """The PyTorch operator that is this layer: "acme::fused_square". A model that calls it can then be imported: the
+    call becomes the layer's meaning. Its tensors are the layer's inputs and its other arguments the attributes, by
+    name, or, where names differ, tensors in order."""
     cases: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """More sizes for the conformance suite and `bench-layer`: `({"...": (8, 128), "columns": 768},)`; keys may also be
     attributes. Those the suite makes of `shapes` (empty, one, odd, large) are always there."""

@@ -32,11 +32,15 @@ def _how_far(one: Mapping[str, Any]) -> str:
 
 
 def importers_table(found: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """One line an importer, and its options below."""
-    table = plain_table("importer", "takes", "installed", "how to install", "options", stretch="options")
+    """One line an importer; below, what --import-option takes of each."""
+    table = plain_table("importer", "takes", "installed", "how to install", stretch="takes")
+    options = plain_table("importer", "--import-option", "", stretch="")
     for one in found:
         missing = [name for name, version in one["packages"].items() if not version]
         state = Text("yes", style="green") if one["installed"] else Text(f"no: {', '.join(missing)}", style="yellow")
-        options = "\n".join(f"{name}: {text}" for name, text in one["options"].items())
-        table.add_row(one["name"], " ".join(one["suffixes"]), state, f"pip install '{one['extra']}'", options)
-    return table if found else Text("no plugin has an importer")
+        table.add_row(one["name"], " ".join(one["suffixes"]), state, Text(f"pip install '{one['extra']}'"))
+        for name, text in one["options"].items():
+            options.add_row(one["name"], Text(name), Text(text))
+    if not found:
+        return Text("no plugin has an importer")
+    return Group(table, Text(), options) if options.row_count else table
