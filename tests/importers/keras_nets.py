@@ -131,7 +131,7 @@ def scaled(build: Callable[[], Any], seed: int = 0) -> Any:
         model(samples(model, 32, seed), training=True)
         for layer in norms:  # a channel that hardly varies would be blown up, and its rounding with it
             spread = layer.moving_variance.numpy()
-            layer.moving_variance.assign(np.maximum(spread, spread.mean() / 4))
+            layer.moving_variance.assign(np.maximum(spread, spread.mean() / 2))
     return model
 
 

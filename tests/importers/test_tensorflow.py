@@ -147,13 +147,11 @@ def lite(model: Any, kind: str = "float") -> None:
     np.savez("inputs.npz", **{spec[0].name: keras_nets.samples(model, 1)})
 
 
-NETS = (
-    "mobilenet_v2", "mobilenet_v3", "resnet50", "efficientnet_b0", "unet", "deeplab", "ssd", "lstm", "gru", "transformer",
-    "temporal",
-)  # fmt: skip
+SMALL = ("unet", "deeplab", "ssd", "lstm", "gru", "transformer", "temporal")
+LARGE = ("mobilenet_v2", "mobilenet_v3", "resnet50", "efficientnet_b0")
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", SMALL + LARGE)
 def test_tflite(net: str) -> None:
     lite(keras_nets.scaled(getattr(keras_nets, net)))
     assert max(differences(engine_of("net.tflite", "--inputs", "inputs.npz"))) < LIMIT
@@ -220,7 +218,10 @@ def test_code_in_a_keras_file_is_not_run() -> None:
 
 
 def test_custom_layers_come_from_modules_that_the_user_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import keras\n@keras.saving.register_keras_serializable()\nclass Twice(keras.layers.Layer):\n    def call(self, x):\n        return x * 2\n"
+    code = (
+        "import keras\n@keras.saving.register_keras_serializable()\n"
+        "class Twice(keras.layers.Layer):\n    def call(self, x):\n        return x * 2\n"
+    )
     Path("my_layers.py").write_text(code)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
