@@ -11,22 +11,26 @@ from keras import layers as L
 from keras import ops
 
 
+def _application(name: str, size: int) -> Any:
+    image = keras.Input((size, size, 3), name="image")
+    kind = getattr(keras.applications, name)
+    return kind(input_tensor=image, weights=None, classes=100, classifier_activation=None)
+
+
 def mobilenet_v2() -> Any:
-    return keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=100, classifier_activation=None)
+    return _application("MobileNetV2", 96)
 
 
 def mobilenet_v3() -> Any:
-    return keras.applications.MobileNetV3Small((96, 96, 3), weights=None, classes=100, classifier_activation=None)
+    return _application("MobileNetV3Small", 96)
 
 
 def resnet50() -> Any:
-    return keras.applications.ResNet50(input_shape=(64, 64, 3), weights=None, classes=100, classifier_activation=None)
+    return _application("ResNet50", 64)
 
 
 def efficientnet_b0() -> Any:
-    return keras.applications.EfficientNetB0(
-        input_shape=(64, 64, 3), weights=None, classes=100, classifier_activation=None
-    )
+    return _application("EfficientNetB0", 64)
 
 
 def unet() -> Any:
@@ -137,7 +141,8 @@ def scaled(build: Callable[[], Any], seed: int = 0) -> Any:
 
 def _ends_branch(layer: Any) -> bool:
     """Whether a sum reads it: a deep network of unscaled random branches is chaotic, and amplifies every rounding."""
-    return any(isinstance(node.operation, L.Add) for node in layer._outbound_nodes)
+    is_shortcut = layer.name.endswith("_0_bn")
+    return not is_shortcut and any(isinstance(node.operation, L.Add) for node in layer._outbound_nodes)
 
 
 def samples(model: Any, count: int, seed: int = 0) -> Any:

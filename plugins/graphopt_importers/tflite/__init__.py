@@ -90,6 +90,11 @@ def ports(file: Any, request: ImportRequest) -> Any:
                 hint = nearest(name, numbers, "they are names of tensors", 0.6)
                 raise UsageError(f"outputs: there is no tensor {name!r}", where=request.source, hint=hint)
             outputs[numbers[name]] = name
+    taken = set(inputs.values())
+    for index in list(outputs):  # an input may be an output, under one name
+        while outputs[index] in taken:
+            outputs[index] += "_out"
+        taken.add(outputs[index])
     return Ends(graph, inputs, outputs, found.key if found is not None else None)
 
 
