@@ -46,12 +46,15 @@ class Imported:
     """An ONNX file, and the framework's own model to compare it with.
 
     inputs: what `reference` may be asked with, made where the user gave none. notes: what the user should know.
+    rounding: by output, how far elements may be off because the framework itself rounds inside, as quantized networks
+    do; in the output's own units. Nothing if empty.
     """
 
     path: Path
     reference: Reference | None = None
     inputs: Arrays = field(default_factory=dict)
     notes: Sequence[str] = ()
+    rounding: Sequence[float] = ()
 
 
 @runtime_checkable

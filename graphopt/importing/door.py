@@ -179,7 +179,7 @@ def _compared(
         ]
         try:
             with Runner(seconds=limits.run_seconds, memory_bytes=limits.memory_bytes) as runner:
-                worst = differences(path, samples, ask.tolerance, runner)
+                worst = differences(path, samples, ask.tolerance, runner, found["rounding"])
         except ExecutionError as error:
             reason = f"onnxruntime does not run the converted model: {error.what}"
         else:

@@ -64,7 +64,10 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     if request["verify"] and found.reference is not None:
         progress(f"running {name}")
         count = _samples(found, Path(request["samples"]), request["bounds"], notes)
-    return {"path": str(found.path), "notes": notes, "samples": count, "has_reference": found.reference is not None}
+    return {
+        "path": str(found.path), "notes": notes, "samples": count, "has_reference": found.reference is not None,
+        "rounding": [float(each) for each in found.rounding],
+    }  # fmt: skip
 
 
 def _convert(importer: Importer, ask: ImportRequest) -> Imported:
