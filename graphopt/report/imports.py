@@ -33,12 +33,12 @@ def _how_far(one: Mapping[str, Any]) -> str:
 
 def importers_table(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     """One line an importer; below, what --import-option takes of each."""
-    table = plain_table("importer", "takes", "installed", "how to install", stretch="takes")
+    table = plain_table("importer", "takes", "installed", "pip install", stretch="takes")
     options = plain_table("importer", "--import-option", "", stretch="")
     for one in found:
         missing = [name for name, version in one["packages"].items() if not version]
         state = Text("yes", style="green") if one["installed"] else Text(f"no: {', '.join(missing)}", style="yellow")
-        table.add_row(one["name"], " ".join(one["suffixes"]), state, Text(f"pip install '{one['extra']}'"))
+        table.add_row(one["name"], " ".join(one["suffixes"]), state, Text(one["extra"]))
         for name, text in one["options"].items():
             options.add_row(one["name"], Text(name), Text(text))
     if not found:
