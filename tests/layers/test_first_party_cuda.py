@@ -108,6 +108,20 @@ def col2im():
     yield from (f"col2im<{kind}>" for kind in FLOATS)
 
 
+UNIQUE = ("float", "__half", "int", "long long")
+
+
+def unique():
+    for name in ("begin", "step", "tile", "heads", "unique"):
+        yield from (f"{name}<{kind}>" for kind in UNIQUE)
+    yield "rank<bool>"
+
+
+def transform():
+    for kind, form in product(FLOATS, ("1, false", "2, false", "1, true")):
+        yield f"transform<{kind}, {form}>"
+
+
 def boxes():
     yield from ("suppress<true>", "suppress<false>", "gather<long long>")
 
@@ -118,6 +132,8 @@ KERNELS = {
     ("sampling", "UNPOOL"): unpool,
     ("sampling", "COL2IM"): col2im,
     ("boxes", "SUPPRESS"): boxes,
+    ("unique", "UNIQUE"): unique,
+    ("fourier", "TRANSFORM"): transform,
     ("bits", "BITS"): bits,
     ("wrapping", "PAD"): pad,
     ("scatter", "SPREAD"): spread,
