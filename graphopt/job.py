@@ -65,6 +65,7 @@ class Job:
         self.target = target
         self.registry = registry
         self.entries = entries
+        self._left_out: set[str] = set()
         self.limits = limits
         self.progress = progress
         self.report = Report(warnings=registry.unavailable())
@@ -184,7 +185,7 @@ class Job:
             [
                 one
                 for one in (*self.entries, *self._lowering.entries)
-                if one.name not in whole and one.stage not in self.postponed
+                if one.name not in whole | self._left_out and one.stage not in self.postponed
             ],
             self.target,
             self.limits,
@@ -231,6 +232,9 @@ class Job:
             raise PassError(error.what, where=error.where, hint=f"{error.hint}, or {_MORE_TIME}") from error
         if self.strict or not error.culprit:
             raise error
+        if error.culprit in self._left_out:
+            raise error
+        self._left_out.add(error.culprit)
         self.entries = [one for one in self.entries if one.name != error.culprit]
         where = f"{error.where}: " if error.where else ""
         self.report.warnings.append(f"pass {error.culprit} failed and was left out: {where}{error.what}")

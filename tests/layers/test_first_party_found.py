@@ -11,7 +11,7 @@ from graphopt.testing import model
 I64, F32 = np.int64, np.float32
 COL2IM = {"image": np.array([5, 7]), "block": np.array([2, 3])}
 NMS = {"most": np.array([3]), "iou": np.array([0.5], F32), "score": np.array([0.1], F32)}
-SCALARS = {"most": np.array(3), "iou": np.array(0.5, F32)}
+SCALARS = {"most": np.array(2**63 - 1), "iou": np.array(0.5, F32)}
 
 # name -> (layer, opset, model, weights)
 SPELLINGS = {
