@@ -42,8 +42,8 @@ def gated():
 
 def rotary():
     for kind, index, heads in product(FLOATS, INDICES, (1, 2, 4)):
-        for width in widths(kind):
-            yield f"halves<{kind}, {width}, {heads}, {index}>"
+        for width, signed in product(widths(kind)[:: len(widths(kind)) - 1], ("false", "true")):
+            yield f"halves<{kind}, {width}, {signed}, {heads}, {index}>"
 
 
 def neighbours():
