@@ -86,9 +86,9 @@ class Editor:
     # -- questions ---------------------------------------------------------------------------------------------
 
     def nodes(self) -> list[gs.Node]:
-        """Every node of every scope, in order."""
+        """Every node of every scope, in order; none of functions that were added since: they stand for layers."""
         every = [node for scope in self.census.scopes() for node in scope.nodes]
-        return [node for node in every if id(node) in self._alive] if self._touched else every
+        return [node for node in every if self._alive.get(id(node)) is node]
 
     def of(self, *operators: str) -> list[gs.Node]:
         """The nodes of these operators in all scopes, in order."""
