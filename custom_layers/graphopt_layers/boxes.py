@@ -34,14 +34,15 @@ __device__ __forceinline__ bool overlap(Box a, Box b, float threshold) {
 // One block per (image, class): takes the best box that is left, and drops those that overlap it, `most` times.
 template <bool CENTERS>
 __global__ void suppress(const float* boxes, const float* scores, int* picked, int* counts, unsigned char* gone,
-                         int classes, int n, int most, float iou, float least) {
+                         int classes, int n, int most, float iou, float least, bool filter) {
     __shared__ float best_score[16];
     __shared__ int best_at[16];
     const int pair = blockIdx.x, image = pair / classes;
     const float* score = scores + i64(pair) * n;
     const float* box = boxes + i64(image) * n * 4;
     unsigned char* dropped = gone + i64(pair) * n;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) dropped[i] = !(score[i] > least);
+    for (int i = threadIdx.x; i < n; i += blockDim.x) 
+        dropped[i] = filter ? !(score[i] > least) : score[i] != score[i];
     __syncthreads();
     int number = 0;
     while (number < most) {
@@ -105,14 +106,16 @@ class FusedNonMaxSuppression(graphopt.Layer):
 
     boxes: (images, n, 4), float32, corners (y1, x1, y2, x2) in any order, or with center_point_box (x, y, w, h);
     scores: (images, classes, n), float32, no NaN; y: (number, 3), int64, by image, class and falling score (of equal
-    scores the first box), the number known after the run only. At most `most` a class, of a score above `least`.
-    Source: ONNX NonMaxSuppression (opset 10, 11).
+    scores the first box), the number known after the run only. At most `most` a class, and, with filter, of a score
+    above `least`. Source: ONNX NonMaxSuppression (opset 10, 11); torchvision.ops.nms (no filter).
     """
 
     most: int = 10
     iou: float = 0.5
     least: float = 0.0
     center_point_box: int = 0
+    filter: bool = True
+    variants = ({"filter": True}, {"filter": False})
     dtypes = ("float32",)
     portable = False
     cases = (
@@ -120,12 +123,13 @@ class FusedNonMaxSuppression(graphopt.Layer):
         {"boxes": (2, 50, 4), "scores": (2, 3, 50), "most": 7},
         {"boxes": (1, 1000, 4), "scores": (1, 4, 1000), "most": 100, "iou": 0.3, "least": 0.2},
         {"boxes": (2, 40, 4), "scores": (2, 2, 40), "center_point_box": 1},
+        {"boxes": (1, 60, 4), "scores": (1, 1, 60), "most": (1 << 63) - 1},
     )
 
     def body(self, op: Any, boxes: Any, scores: Any) -> Any:
+        least = [[self.least]] if self.filter else []
         return op.NonMaxSuppression(
-            boxes, scores, [self.most], [self.iou], [self.least],
-            center_point_box=self.center_point_box,
+            boxes, scores, [self.most], [self.iou], *least, center_point_box=self.center_point_box
         )  # fmt: skip
 
     def check(self, boxes: Any, scores: Any) -> str | None:
@@ -135,7 +139,7 @@ class FusedNonMaxSuppression(graphopt.Layer):
         return None if fits else "there is not proved to be one score a box"
 
     def infer(self, boxes: Any, scores: Any) -> Any:
-        upper = scores.shape[0] * scores.shape[1] * graphopt.smaller(scores.shape[2], self.most)
+        upper = scores.shape[0] * scores.shape[1] * graphopt.smaller(scores.shape[2], min(self.most, (1 << 31) - 1))
         return graphopt.tensor("int64", (graphopt.Size(upper, upper), 3))
 
     def workspace(self, boxes: Any, scores: Any, y: Any) -> int:
@@ -149,6 +153,7 @@ class FusedNonMaxSuppression(graphopt.Layer):
         gone = workspace[4 * pairs * (most + 1) :]
         arguments = (
             boxes, scores, picked, counts, gone, classes, n, most, float(self.iou), float(self.least),
+            bool(self.filter),
         )  # fmt: skip
         SUPPRESS[bool(self.center_point_box)]((pairs,), (THREADS,), arguments)
         GATHER["int64"]((pairs,), (THREADS,), (picked, counts, y, number, pairs, classes, most))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,13 +168,15 @@ class FusedNonZero(graphopt.Layer):
 
 
 class FusedCompress(graphopt.Layer):
-    """y = x without the slices along an axis for which keep is false.
+    """y = x without the slices along an axis for which keep is false; flat: without the elements.
 
-    x: (outer, n, inner) about the axis; keep: (n), bool; y: (outer, number, inner), the number known after the run.
-    Source: ONNX Compress (opset 9, 11).
+    x: (outer, n, inner) about the axis; keep: (n), bool, or, flat, one for each element of x; y: (outer, number, inner),
+    or (number), the number known after the run. Source: ONNX Compress (opset 9, 11); tf.boolean_mask; x[mask].
     """
 
     axis: int = 0
+    flat: bool = False
+    variants = ({"flat": False}, {"flat": True})
     dtypes = ("float32", "float16", "bfloat16", "int32", "int64")
     types = {"keep": "bool"}
     portable = False
@@ -183,33 +186,56 @@ class FusedCompress(graphopt.Layer):
         {"x": (3, 4), "keep": (4,), "axis": -1},
         {"x": (5000, 3), "keep": (5000,)},
         {"x": (0, 4), "keep": (4,), "axis": 1},
+        {"x": (4, 6), "keep": (24,)},
+        {"x": (33,), "keep": (33,)},
+        {"x": (2, 3, 700), "keep": (4200,)},
     )
 
     def body(self, op: Any, x: Any, keep: Any) -> Any:
-        return op.Compress(x, keep, axis=self.axis)
+        return op.Compress(x, keep) if self.flat else op.Compress(x, keep, axis=self.axis)
+
+    def masked(self, op: Any, x: Any, keep: Any) -> Any:
+        """tf.boolean_mask: the places of what is kept, as a column, squeezed."""
+        return self._gathered(op, x, keep, lambda places: op.Squeeze(op.Transpose(places, perm=[1, 0]), [1]))
+
+    def squeezed(self, op: Any, x: Any, keep: Any) -> Any:
+        return self._gathered(op, x, keep, lambda places: op.Squeeze(places, [0]))
+
+    def reshaped(self, op: Any, x: Any, keep: Any) -> Any:
+        return self._gathered(op, x, keep, lambda places: op.Reshape(places, [-1]))
+
+    def _gathered(self, op: Any, x: Any, keep: Any, row: Callable[[Any], Any]) -> Any:
+        if self.flat:
+            raise graphopt.Skip("a gather has an axis")
+        return op.Gather(x, row(op.NonZero(keep)), axis=self.axis)
+
+    def patterns(self) -> Sequence[Callable[..., Any]]:
+        return [self.body, self.masked, self.squeezed, self.reshaped]
 
     def check(self, x: Any, keep: Any) -> str | None:
         if keep.rank != 1 or x.rank < 1 or not -x.rank <= self.axis < x.rank:
             return "it is not along an axis of x"
-        n = x.shape[self.axis]
+        n = x.size if self.flat else x.shape[self.axis]
         if not isinstance(n, int) or n != keep.shape[0]:
             return "the condition is not proved to be as long as the axis"
         return None
 
     def infer(self, x: Any, keep: Any) -> Any:
-        axis, n = self.axis % x.rank, x.shape[self.axis]
-        shape = [graphopt.Size(n, n) if at == axis else dim for at, dim in enumerate(x.shape)]
-        return graphopt.tensor(x.dtype, shape)
+        number = graphopt.Size(keep.shape[0], keep.shape[0])
+        if self.flat:
+            return graphopt.tensor(x.dtype, (number,))
+        axis = self.axis % x.rank
+        return graphopt.tensor(x.dtype, [number if at == axis else dim for at, dim in enumerate(x.shape)])
 
     def workspace(self, x: Any, keep: Any, y: Any) -> int:
         n = int(keep.size)
         return 8 * (blocks(n, PER_BLOCK) + 1) + 4 * n
 
     def enqueue(self, x: Any, keep: Any, y: Any, number: Any, workspace: Any = None) -> None:
-        axis, size = self.axis % x.ndim, keep.size
+        size = keep.size
         n = blocks(size, PER_BLOCK)
         starts, place = workspace[: 8 * (n + 1)], workspace[8 * (n + 1) :]
-        inner = max(int(np.prod(x.shape[axis + 1 :])), 1)
+        inner = 1 if self.flat else max(int(np.prod(x.shape[self.axis % x.ndim + 1 :])), 1)
         COUNT["bool"]((n,), (THREADS,), (keep, size, starts))
         SUM["int32"]((1,), (THREADS,), (starts, n, number))
         PLACES["bool"]((n,), (THREADS,), (keep, size, starts, place))

@@ -36,7 +36,7 @@ template <int HEADS, class INDEX> struct Place {
 
 // The two elements of a pair are `half` apart. A thread takes WIDTH pairs of several heads.
 // cosine, sine: (batch or 1, length, 2 * half), batches `stride` apart (0: one for all).
-template <class T, int WIDTH, int HEADS, class INDEX>
+template <class T, int WIDTH, bool SIGNED, int HEADS, class INDEX>
 __global__ void halves(const T* x, const T* cosine, const T* sine, T* y, i64 count, int half, i64 length, i64 heads,
                        i64 cos_stride, i64 sin_stride) {
     for (i64 at = thread(); at < count; at += threads()) {
@@ -54,15 +54,15 @@ __global__ void halves(const T* x, const T* cosine, const T* sine, T* y, i64 cou
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
             if (h >= p.heads) break;
-            Vector<T, WIDTH> first, second;
+            const Vector<float, WIDTH> u = floats(a[h]), v = floats(b[h]);
+            Vector<float, WIDTH> turned, cosines = floats(ca), sines = floats(sa);
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++) {
-                const float u = to_float(a[h][k]), v = to_float(b[h][k]);
-                first[k] = from_float<T>(u * to_float(ca[k]) - v * to_float(sa[k]));
-                second[k] = from_float<T>(v * to_float(cb[k]) + u * to_float(sb[k]));
-            }
-            store<WIDTH>(y + p.x + h * p.step, first);
-            store<WIDTH>(y + p.x + h * p.step + half, second);
+            for (int k = 0; k < WIDTH; k++) turned[k] = u[k] * cosines[k] + (SIGNED ? v[k] : -v[k]) * sines[k];
+            store<WIDTH>(y + p.x + h * p.step, rounded<T>(turned));
+            cosines = floats(cb), sines = floats(sb);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) turned[k] = v[k] * cosines[k] + u[k] * sines[k];
+            store<WIDTH>(y + p.x + h * p.step + half, rounded<T>(turned));
         }
     }
 }
@@ -93,14 +93,15 @@ __global__ void neighbours(const T* x, const T* cosine, const T* sine, T* y, i64
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
             if (h >= p.heads) break;
-            Vector<T, WIDTH> out;
+            const Vector<float, WIDTH> pairs = floats(a[h]);
+            const Vector<float, WIDTH / 2> cosines = floats(c), sines = floats(s);
+            Vector<float, WIDTH> turned;
 #pragma unroll
             for (int k = 0; k < WIDTH / 2; k++) {
-                const float u = to_float(a[h][2 * k]), v = to_float(a[h][2 * k + 1]);
-                const float cs = to_float(c[k]), sn = to_float(s[k]);
-                out[2 * k] = from_float<T>(u * cs - v * sn);
-                out[2 * k + 1] = from_float<T>(u * sn + v * cs);
+                turned[2 * k] = pairs[2 * k] * cosines[k] - pairs[2 * k + 1] * sines[k];
+                turned[2 * k + 1] = pairs[2 * k] * sines[k] + pairs[2 * k + 1] * cosines[k];
             }
+            const Vector<T, WIDTH> out = rounded<T>(turned);
             T* to = y + p.x + h * p.step;
             if constexpr (ALIGNED) store<WIDTH>(to, out);
             else
@@ -140,38 +141,52 @@ def _tables(x: Any, *tables: Any) -> str | None:
 
 
 class FusedRotaryHalf(graphopt.Layer):
-    """y = x * cos + [-x2, x1] * sin, where x = [x1, x2] along its last axis.
+    """y = x * cos + [-x2, x1] * sin, where x = [x1, x2] along its last axis; signed: [x2, x1] * sin.
 
     x, y: (batch, heads, length, 2 * half); cos, sin: (batch or 1, 1, length, 2 * half); one dtype; computed in float32.
-    half: half the size of a head. Source: Su et al., "RoFormer", 2021, in the pairing of GPT-NeoX and Llama.
+    half: half the size of a head where the model says so (0: it does not). signed: the sign stands in the table, where
+    negate-in-constant puts it. Source: Su et al., "RoFormer", 2021, in the pairing of GPT-NeoX and Llama.
     """
 
-    half: int = 8
+    half: int = 0
+    signed: bool = False
+    variants = (
+        {"half": 0, "signed": False},
+        {"half": 0, "signed": True},
+        {"signed": False},
+        {"signed": True},
+    )
     shapes = {"x": "batch heads length size", "cos": "c 1 length size", "sin": "s 1 length size"}
     cases = (
         {"batch": 2, "heads": 3, "length": 5, "size": 16, "c": 1, "s": 1},
-        {"batch": 2, "heads": 3, "length": 7, "size": 16, "c": 2, "s": 2},
+        {"batch": 2, "heads": 3, "length": 7, "size": 16, "c": 2, "s": 2, "half": 8},
         {"batch": 2, "heads": 1, "length": 33, "size": 6, "c": 1, "s": 2, "half": 3},
         {"batch": 0, "heads": 3, "length": 5, "size": 16, "c": 1, "s": 1},
         {"batch": 2, "heads": 8, "length": 512, "size": 128, "c": 1, "s": 1, "half": 64},
     )
 
     def body(self, op: Any, x: Any, cos: Any, sin: Any) -> Any:
-        first, second = op.Split(op.float32(x), [self.half, self.half], axis=-1, outputs=2)
-        turned = op.Concat(-second, first, axis=-1)
+        turned = self._turned(op, op.float32(x))
         return op.like(op.float32(x) * op.float32(cos) + turned * op.float32(sin), x)
 
     def narrow(self, op: Any, x: Any, cos: Any, sin: Any) -> Any:
         """Every operator in the tensors' own dtype."""
-        first, second = op.Split(x, [self.half, self.half], axis=-1, outputs=2)
-        return x * cos + op.Concat(-second, first, axis=-1) * sin
+        return x * cos + self._turned(op, x) * sin
 
     def patterns(self) -> Sequence[Callable[..., Any]]:
         return [self.body, self.narrow]
 
+    def _turned(self, op: Any, x: Any) -> Any:
+        if isinstance(self.half, int) and self.half == 0:
+            first, second = op.Split(x, axis=-1, outputs=2, num_outputs=2 if op.opset >= 18 else None)
+        else:
+            first, second = op.Split(x, [self.half, self.half], axis=-1, outputs=2)
+        return op.Concat(second if self.signed else -second, first, axis=-1)
+
     def check(self, x: Any, cos: Any, sin: Any) -> str | None:
-        if x.shape[-1] != 2 * self.half:
-            return f"the last axis is not two halves of {self.half}"
+        size = x.shape[-1]
+        if not isinstance(size, int) or size % 2 or self.half not in (0, size // 2):
+            return "the last axis is not proved to be two halves"
         return _tables(x, cos, sin)
 
     def infer(self, x: Any, cos: Any, sin: Any) -> Any:
@@ -181,8 +196,9 @@ class FusedRotaryHalf(graphopt.Layer):
         return TACTICS
 
     def enqueue(self, x: Any, cos: Any, sin: Any, y: Any, tactic: int = 1) -> None:
-        width = vector(x, cos, sin, y, columns=self.half)
-        _launch(ROTARY, x, cos, sin, y, self.half, (width,), self.half // width, tactic)
+        half = x.shape[-1] // 2
+        width = vector(x, cos, sin, y, columns=half)
+        _launch(ROTARY, x, cos, sin, y, half, (width, bool(self.signed)), half // width, tactic)
 
 
 class FusedRotaryInterleaved(graphopt.Layer):

@@ -19,36 +19,64 @@ template <int MODE> __device__ __forceinline__ int source(int at, int n) {
     return at < 0 ? 0 : at >= n ? n - 1 : at;
 }
 
-// Axes (a0, a1, a2, columns): n are the input's sizes, m the output's, p what is before. A thread writes WIDTH columns.
-template <class T, int WIDTH, int MODE>
-__global__ void pad(const T* x, T* y, i64 count, int n0, int n1, int n2, int n3, int m1, int m2, int m3,
+// 16 bytes from any address whose aligned pieces are within [begin, end).
+__device__ __forceinline__ uint4 unaligned(const char* at) {
+    const unsigned off = reinterpret_cast<unsigned long long>(at) & 15;
+    const uint4* from = reinterpret_cast<const uint4*>(at - off);
+    const uint4 low = from[0];
+    if (off == 0) return low;
+    const uint4 high = from[1];
+    unsigned w[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 6; i++) w[i] = off & 8 ? w[i + 2] : w[i];
+#pragma unroll
+    for (int i = 0; i < 5; i++) w[i] = off & 4 ? w[i + 1] : w[i];
+    const unsigned bits = (off & 3) * 8;
+    return make_uint4(__funnelshift_r(w[0], w[1], bits), __funnelshift_r(w[1], w[2], bits),
+                      __funnelshift_r(w[2], w[3], bits), __funnelshift_r(w[3], w[4], bits));
+}
+
+// Axes (a0, a1, a2, columns): n are the input's sizes, m the output's, p what is before. A thread writes WIDTH elements,
+// aligned, of the output as one row of `size`; WIDTH <= m3. INDEX holds the output's size.
+template <class T, int WIDTH, int MODE, class INDEX>
+__global__ void pad(const T* x, T* y, i64 size, int n0, int n1, int n2, int n3, int m1, int m2, int m3,
                     int p0, int p1, int p2, int p3) {
-    const unsigned per_row = (m3 + WIDTH - 1) / WIDTH;
-    for (i64 at = thread(); at < count; at += threads()) {
-        const i64 row = at / per_row;
-        const int begin = int(at - row * per_row) * WIDTH;
-        const i64 plane = row / m2, volume = plane / m1;
-        const int i2 = source<MODE>(int(row - plane * m2) - p2, n2);
-        const int i1 = source<MODE>(int(plane - volume * m1) - p1, n1);
+    const T* const end = x + i64(n0) * n1 * n2 * n3;
+    const auto row_of = [&](INDEX row) {
+        const INDEX plane = row / INDEX(m2), volume = plane / INDEX(m1);
+        const int i2 = source<MODE>(int(row - plane * INDEX(m2)) - p2, n2);
+        const int i1 = source<MODE>(int(plane - volume * INDEX(m1)) - p1, n1);
         const int i0 = source<MODE>(int(volume) - p0, n0);
-        const T* from = x + ((i64(i0) * n1 + i1) * n2 + i2) * n3;
-        T* to = y + row * m3 + begin;
-        const int shifted = begin - p3, many = min(WIDTH, m3 - begin);
-        Vector<T, WIDTH> v;
-        const bool inside = shifted >= 0 && shifted + WIDTH <= n3;
-        if (inside && (reinterpret_cast<unsigned long long>(from + shifted) & (sizeof(T) * WIDTH - 1)) == 0) {
-            v = load<WIDTH>(from + shifted);
-        } else {
-#pragma unroll
-            for (int k = 0; k < WIDTH; k++)
-                if (k < many) v[k] = from[inside ? shifted + k : source<MODE>(shifted + k, n3)];
+        return x + ((i64(i0) * n1 + i1) * n2 + i2) * n3;
+    };
+    for (i64 at = thread() * WIDTH; at < size; at += threads() * WIDTH) {
+        const INDEX row = INDEX(at) / INDEX(m3);
+        const int column = int(INDEX(at) - row * INDEX(m3)), shifted = column - p3;
+        const T* from = row_of(row);
+        if constexpr (WIDTH > 1) {
+            const char* first = reinterpret_cast<const char*>(from + shifted);
+            const bool within = shifted >= 0 && shifted + WIDTH <= n3;
+            const unsigned off = reinterpret_cast<unsigned long long>(first) & 15;
+            if (within && first - off >= reinterpret_cast<const char*>(x) &&
+                first - off + (off ? 32 : 16) <= reinterpret_cast<const char*>(end)) {
+                const uint4 v = unaligned(first);
+                *reinterpret_cast<uint4*>(y + at) = v;
+                continue;
+            }
         }
-        if (many == WIDTH && (reinterpret_cast<unsigned long long>(to) & (sizeof(T) * WIDTH - 1)) == 0) {
-            store<WIDTH>(to, v);
+        const T* next = column + WIDTH > m3 && at + WIDTH <= size ? row_of(row + 1) : from;
+        Vector<T, WIDTH> v;
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) {
+            const int here = column + k;
+            if (at + k < size) v[k] = here < m3 ? from[source<MODE>(here - p3, n3)] : next[source<MODE>(here - m3 - p3, n3)];
+        }
+        if (at + WIDTH <= size) {
+            store<WIDTH>(y + at, v);
         } else {
 #pragma unroll
             for (int k = 0; k < WIDTH; k++)
-                if (k < many) to[k] = v[k];
+                if (at + k < size) y[at + k] = v[k];
         }
     }
 }
@@ -99,9 +127,12 @@ class FusedPadRepeat(graphopt.Layer):
 
     def enqueue(self, x: Any, y: Any) -> None:
         width = VECTOR_BYTES // x.itemsize
-        count = y.size // y.shape[3] * blocks(y.shape[3], width)
-        arguments = (x, y, count, *x.shape, *y.shape[1:], *self.pads[:4])
-        PAD[x.dtype, width, MODES[self.mode]]((min(blocks(count, THREADS), 1 << 20),), (THREADS,), arguments)
+        if y.data.ptr % VECTOR_BYTES or width > y.shape[3]:
+            width = 1
+        index = "unsigned" if y.size < 1 << 31 else "unsigned long long"
+        arguments = (x, y, y.size, *x.shape, *y.shape[1:], *self.pads[:4])
+        grid = min(blocks(y.size, THREADS * width), 1 << 20)
+        PAD[x.dtype, width, MODES[self.mode], index]((grid,), (THREADS,), arguments)
 
 
 @graphopt.hookimpl

@@ -159,7 +159,7 @@ def _function(case: Case, arrays: Any, want: Sequence[np.ndarray[Any, Any]], kin
         if case.dtype == "float32":
             got = meaning.evaluate(model, arrays)
         else:
-            got = meaning.refer(model, arrays)
+            got = meaning.round_each(model, arrays)
     except GraphoptError as failure:
         empty = not any(array.size for array in want)
         return Finding("function", str(case), empty, failure.what)  # of nothing, the shape is all that can be held

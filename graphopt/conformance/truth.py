@@ -20,6 +20,7 @@ from graphopt.layers.function import call_attributes, function_of
 from graphopt.layers.layer import DOMAIN
 from graphopt.layers.tensor import Size
 from graphopt.layers.trace import trace
+from graphopt.numerics.rounding import rounded
 from graphopt.rewrite.build import Skip
 
 from .cases import Case
@@ -94,6 +95,53 @@ def evaluate(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]) 
         return [np.asarray(array) for array in session.run(None, dict(feeds))]
     except Exception:  # a missing kernel is reported in several ways
         return refer(model, feeds)
+
+
+def round_each(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    """Run in onnxruntime with every operator's result rounded to its dtype; in onnx's reference what it cannot take."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        wide = _exchanged_wide(model)
+        session = ort.InferenceSession(
+            rounded(wide).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )  # fmt: skip
+        given = {name: array.astype(np.float32) if _is_low(array.dtype) else array for name, array in feeds.items()}
+        got = [np.asarray(array) for array in session.run(None, given)]
+    except Exception:  # a missing kernel is reported in several ways
+        return refer(model, feeds)
+    kinds = [dtypes.from_onnx(value.type.tensor_type.elem_type) for value in model.graph.output]
+    return [array.astype(kind) for array, kind in zip(got, kinds, strict=True)]
+
+
+def _is_low(kind: Any) -> bool:
+    return dtypes.is_float(kind) and np.dtype(kind).itemsize < 4
+
+
+def _exchanged_wide(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with low-precision inputs and outputs exchanged as float32, which every runtime can: same values."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    graph, first, last = wide.graph, [], []
+    nodes = list(graph.node)
+    for values, casts in ((graph.input, first), (graph.output, last)):
+        for value in values:
+            kind = value.type.tensor_type
+            if _is_low(dtypes.from_onnx(kind.elem_type)):
+                inner, outer = f"{value.name}__low", value.name
+                ends = (outer, inner) if casts is first else (inner, outer)
+                to = kind.elem_type if casts is first else onnx.TensorProto.FLOAT
+                casts.append(helper.make_node("Cast", [ends[0]], [ends[1]], to=to))
+                kind.elem_type = onnx.TensorProto.FLOAT
+                for node in nodes:
+                    names = node.input if casts is first else node.output
+                    names[:] = [inner if name == outer else name for name in names]
+    del graph.node[:]
+    graph.node.extend([*first, *nodes, *last])
+    return wide
 
 
 def refer(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:

@@ -89,7 +89,7 @@ class Editor:
         """Every node of every scope, in order; not those of functions that came while passes ran."""
         every = [node for scope in self.census.scopes() for node in scope.nodes]
         same = not self._touched and len(every) == len(self._alive)
-        return every if same else [node for node in every if id(node) in self._alive]
+        return every if same else [node for node in every if self._alive.get(id(node)) is node]
 
     def of(self, *operators: str) -> list[gs.Node]:
         """The nodes of these operators in all scopes, in order."""
@@ -379,7 +379,7 @@ class Editor:
         """Put the nodes of every edited scope in order; cheap where nothing changed."""
         for scope in self._touched.values():
             added = self._added.get(id(scope), (scope, []))[1]
-            nodes = [node for node in scope.nodes if id(node) in self._alive]
+            nodes = [node for node in scope.nodes if self._alive.get(id(node)) is node]
             if added:
                 known = {id(node) for node in nodes}
                 nodes += [node for node in added if id(node) in self._alive and id(node) not in known]

@@ -214,6 +214,8 @@ class Inference:
                 data[f"i{i}"] = numpy_helper.from_array(read(tensor))
         try:
             attrs = {name: _attr_value(value) for name, value in node.attrs.items()}
+            if node.op == "STFT":
+                attrs.setdefault("onesided", 1)  # absent, onnx's inference takes it for 0
             proto_node = helper.make_node(node.op, names, [f"o{i}" for i in range(len(node.outputs))], domain=domain)
             proto_node.attribute.extend(helper.make_attribute(name, value) for name, value in attrs.items())
             schema = onnx.defs.get_schema(node.op, version, domain)

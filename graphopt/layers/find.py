@@ -347,9 +347,10 @@ def _cast(value: Any, default: Any) -> Any:
     array = np.asarray(value)
     if array.size != 1:
         return None
-    number = float(array.astype(np.float64).ravel()[0])
+    whole = array.dtype.kind in "iub"
+    number = array.ravel()[0].item() if whole else float(array.astype(np.float64).ravel()[0])
     if isinstance(default, float):
-        return number
+        return float(number)
     return type(default)(number) if number == int(number) else None
 
 

@@ -160,14 +160,14 @@ def torch_type(kind):
     return getattr(torch, {"bool": "bool"}.get(np.dtype(kind).name, np.dtype(kind).name))
 
 
-def inputs(case, rng):
-    """The inputs of a call as torch tensors."""
+def inputs(case, rng, values_of):
+    """The inputs of a call as torch tensors; values_of: name -> function of the shape, in place of random ones."""
     import torch
 
     found = {}
     for name in case.present:
         kind, shape = case.kinds[name], case.shapes[name]
-        values = case.layer.sample(name, shape, rng)
+        values = values_of[name](shape) if name in values_of else case.layer.sample(name, shape, rng)
         if values is not None:
             array = np.ascontiguousarray(values)
             found[name] = torch.from_numpy(array).cuda().to(torch_type(kind))
@@ -241,7 +241,7 @@ def measure(spec, dtype, compiled):
     moved = int(sum(tensor.nbytes for tensor in tensors))
     nbytes = int(spec["bytes"](case) if "bytes" in spec else layer.limit(*tensors).get("bytes", moved))
     rng = np.random.default_rng(0)
-    first = inputs(case, rng)
+    first = inputs(case, rng, spec.get("values", {}))
     sets = [first] + [{k: v.clone() for k, v in first.items()} for _ in range(max(1, ROTATE_BYTES // moved) - 1)]
     outs = [
         [torch.empty(shape, dtype=torch_type(kind), device="cuda") for kind, shape in prepared.outputs] for _ in sets
@@ -267,6 +267,10 @@ def measure(spec, dtype, compiled):
         wanted = wanted if isinstance(wanted, tuple) else (wanted,)
         errors = []
         for a, b in zip(outs[0], wanted, strict=False):
+            if b is None:
+                continue
+            if a.numel() > b.numel():  # packed at the size that the kernel found out
+                a = a.flatten()[: b.numel()].reshape(b.shape)
             if a.is_floating_point():
                 scale = b.float().norm().item() or 1.0
                 errors.append(round((a.float() - b.float()).norm().item() / scale, 7))

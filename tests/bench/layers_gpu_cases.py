@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import numpy as np
 from graphopt_layers.bits import FusedBitwiseXor
+from graphopt_layers.boxes import FusedNonMaxSuppression
+from graphopt_layers.compaction import FusedCompress, FusedNonZero
+from graphopt_layers.fourier import FusedDFT, FusedSTFT
 from graphopt_layers.gated import FusedGeGLU, FusedGeGLUSplit, FusedSwiGLU, FusedSwiGLUSplit
 from graphopt_layers.norms import FusedAddLayerNorm, FusedAddRMSNorm, FusedRMSNorm
 from graphopt_layers.rotary import FusedRotaryHalf, FusedRotaryInterleaved
+from graphopt_layers.sampling import FusedCol2Im, FusedGridSample3D, FusedMaxUnpool
 from graphopt_layers.scatter import FusedScatterElements, FusedScatterND
+from graphopt_layers.unique import FusedUnique
 from graphopt_layers.wrapping import FusedPadRepeat
 
 HALF_FIRST = ("float16", "float32", "bfloat16")
@@ -65,6 +73,72 @@ def rotary_interleaved(x, cos, sin):
     return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
 
 
+def nonzero(x):
+    import torch
+
+    return torch.nonzero(x).T
+
+
+def unique(x):
+    import torch
+
+    values, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True)
+    return values, None, inverse, counts
+
+
+def suppress(boxes, scores):
+    import torch
+    import torchvision
+
+    kept = torchvision.ops.nms(boxes[0], scores[0, 0], 0.5)[:100]
+    return torch.stack((torch.zeros_like(kept), torch.zeros_like(kept), kept), 1)
+
+
+def grid_sample(x, grid):
+    return _functional().grid_sample(x, grid, align_corners=False)
+
+
+@cache
+def _within_planes(pointer, indices, size):
+    """PyTorch counts within a plane, ONNX over the whole tensor; worked out once a buffer."""
+    return indices % size
+
+
+def corners(shape):
+    """Where a max pool of 2 by 2 took the first element of every window, over the whole tensor."""
+    n, c, h, w = shape
+    at = np.arange(n * c)[:, None, None] * (4 * h * w) + np.arange(h)[:, None] * (4 * w) + np.arange(w) * 2
+    return at.reshape(shape)
+
+
+def unpool(x, indices):
+    height, width = 2 * x.shape[2], 2 * x.shape[3]
+    return _functional().max_unpool2d(x, _within_planes(indices.data_ptr(), indices, height * width), 2)
+
+
+def fold(x):
+    return _functional().fold(x, (128, 128), (3, 3))
+
+
+def rfft(x):
+    import torch
+
+    return torch.view_as_real(torch.fft.rfft(x[..., 0]))
+
+
+def fft(x):
+    import torch
+
+    return torch.view_as_real(torch.fft.fft(torch.view_as_complex(x)))
+
+
+def stft(signal, window):
+    import torch
+
+    n = window.shape[0]
+    return torch.view_as_real(torch.stft(signal, n, 160, n, window, center=False, return_complex=True).transpose(1, 2))
+
+
 SPECS = [
     {"layer": FusedRMSNorm, "shapes": {"x": (8192, 4096), "weight": (4096,)}, "dtypes": HALF_FIRST, "torch": rms},
     {"layer": FusedRMSNorm, "shapes": {"x": (262144, 128), "weight": (128,)}, "dtypes": ("float16",), "torch": rms},
@@ -101,7 +175,6 @@ SPECS = [
     },
     {
         "layer": FusedRotaryHalf,
-        "attributes": {"half": 64},
         "shapes": {"x": (4, 32, 4096, 128), "cos": (1, 1, 4096, 128), "sin": (1, 1, 4096, 128)},
         "dtypes": HALF_FIRST,
         "torch": rotary_half,
@@ -130,5 +203,64 @@ SPECS = [
         "shapes": {"data": (65536, 512), "indices": (65536, 512), "updates": (65536, 512)},
         "types": {"indices": "int64"},
         "dtypes": ("float32",),
+    },
+    {
+        "layer": FusedNonZero,
+        "shapes": {"x": (2048, 8192)},
+        "dtypes": ("float32", "bool"),
+        "torch": nonzero,
+        "bytes": lambda case: sum(t.nbytes for t in case.tensors()) + 2048 * 8192 * 2 // 3 * 16,
+    },
+    {
+        "layer": FusedCompress,
+        "shapes": {"x": (65536, 512), "keep": (65536,)},
+        "types": {"keep": "bool"},
+        "dtypes": ("float16", "float32"),
+        "torch": lambda x, keep: x[keep],
+        "bytes": lambda case: sum(t.nbytes for t in case.tensors()),
+    },
+    {"layer": FusedUnique, "shapes": {"x": (1 << 22,)}, "dtypes": ("int64", "float32"), "torch": unique},
+    {
+        "layer": FusedNonMaxSuppression,
+        "attributes": {"most": 100},
+        "shapes": {"boxes": (1, 16384, 4), "scores": (1, 1, 16384)},
+        "dtypes": ("float32",),
+        "torch": suppress,
+    },
+    {
+        "layer": FusedGridSample3D,
+        "shapes": {"x": (2, 32, 64, 64, 64), "grid": (2, 64, 64, 64, 3)},
+        "dtypes": HALF_FIRST[:2],
+        "torch": grid_sample,
+    },
+    {
+        "layer": FusedMaxUnpool,
+        "shapes": {"x": (16, 64, 128, 128), "indices": (16, 64, 128, 128)},
+        "types": {"indices": "int64"},
+        "dtypes": HALF_FIRST[:2],
+        "values": {"indices": corners},
+        "torch": unpool,
+    },
+    {
+        "layer": FusedCol2Im,
+        "attributes": {"image_shape": (128, 128), "block_shape": (3, 3)},
+        "shapes": {"x": (8, 576, 15876)},
+        "dtypes": HALF_FIRST[:2],
+        "torch": fold,
+    },
+    {
+        "layer": FusedDFT,
+        "attributes": {"onesided": 1},
+        "shapes": {"x": (65536, 512, 1)},
+        "dtypes": ("float32", "float16"),
+        "torch": rfft,
+    },
+    {"layer": FusedDFT, "shapes": {"x": (16384, 1024, 2)}, "dtypes": ("float32",), "torch": fft},
+    {
+        "layer": FusedSTFT,
+        "attributes": {"step": 160},
+        "shapes": {"signal": (64, 160000), "window": (400,)},
+        "dtypes": ("float32",),
+        "torch": stft,
     },
 ]

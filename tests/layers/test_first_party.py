@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import graphopt
@@ -25,7 +26,11 @@ def test_function_spellings_and_shapes_are_what_the_body_means(layer):
 
 CORPUS = Path(os.environ.get("GRAPHOPT_CORPUS", "corpus"))
 FOUND = {
-    "llama-ts17-dyn": {"FusedRMSNorm", "FusedSwiGLU"},
+    "llama-ts17-dyn": {"FusedAddRMSNorm", "FusedRMSNorm", "FusedRotaryHalf", "FusedSwiGLU"},
+    "llama-dy18": {"FusedAddRMSNorm", "FusedRMSNorm", "FusedRotaryHalf", "FusedSwiGLU"},
+    "gpt-neox-ts17-dyn": {"FusedAddLayerNorm", "FusedRotaryHalf"},
+    "bert-fp16": {"FusedAddLayerNorm"},
+    "vit-fp16": {"FusedAddLayerNorm"},
     "llama-dy23": {"FusedAddRMSNorm", "FusedRMSNorm", "FusedRotaryHalf", "FusedSwiGLU"},
     "gemma-ts17": {"FusedGeGLU", "FusedRMSNorm", "FusedRotaryHalf"},
     "phi3-dy18": {"FusedRMSNorm", "FusedRotaryHalf", "FusedSwiGLUSplit"},
@@ -42,6 +47,8 @@ def test_layers_are_found_in_what_exporters_write_after_the_full_pipeline(name):
     result = graphopt.optimize(path, lower="always", verify="none")
     calls = {node.op_type.split("_")[0] for node in result.model.graph.node if node.domain == "graphopt"}
     assert calls >= FOUND[name]
+    assert not result.report.warnings
+    onnx.checker.check_model(result.model, full_check=True)
 
 
 OPERATORS = {

@@ -21,14 +21,18 @@ def widths(kind):
     return [1 << k for k in range(4) if 1 << k <= FLOATS[kind]]
 
 
+FORMS = ("false, false, false", "false, true, false", "true, true, false", "true, true, true")
+
+
 def norm():
-    for kind, center in product(FLOATS, ("false", "true")):
-        for width in widths(kind):
-            for loads in (0, 1, 2, 4, 8, 16, 32):
+    """center, add, bias: RMSNorm, AddRMSNorm, AddLayerNorm without and with a bias."""
+    for kind, form in product(FLOATS, FORMS):
+        for width in widths(kind)[:: len(widths(kind)) - 1]:
+            for loads in (0, 2, 4, 8, 16):
                 if loads * width <= 32:
-                    yield f"norm<{kind}, {width}, {loads}, 0, {center}>"
-            for group, loads in ((4, 1), (8, 1), (16, 1), (32, 1), (32, 2), (32, 4)):
-                yield f"norm<{kind}, {width}, {loads}, {group}, {center}>"
+                    yield f"norm<{kind}, {width}, {loads}, 0, {form}>"
+            for group, loads in ((4, 1), (16, 1), (32, 2), (32, 4)):
+                yield f"norm<{kind}, {width}, {loads}, {group}, {form}>"
 
 
 def gated():
@@ -38,8 +42,8 @@ def gated():
 
 def rotary():
     for kind, index, heads in product(FLOATS, INDICES, (1, 2, 4)):
-        for width in widths(kind):
-            yield f"halves<{kind}, {width}, {heads}, {index}>"
+        for width, signed in product(widths(kind)[:: len(widths(kind)) - 1], ("false", "true")):
+            yield f"halves<{kind}, {width}, {signed}, {heads}, {index}>"
 
 
 def neighbours():
@@ -59,8 +63,8 @@ def bits():
 
 
 def pad():
-    for (kind, width), mode in product(ALL.items(), range(3)):
-        yield f"pad<{kind}, {width}, {mode}>"
+    for (kind, width), mode, index in product(ALL.items(), range(3), INDICES):
+        yield from (f"pad<{kind}, {wide}, {mode}, {index}>" for wide in (1, width))
 
 
 def accumulators():
@@ -108,6 +112,20 @@ def col2im():
     yield from (f"col2im<{kind}>" for kind in FLOATS)
 
 
+UNIQUE = ("float", "__half", "int", "long long")
+
+
+def unique():
+    for name in ("begin", "step", "tile", "heads", "unique"):
+        yield from (f"{name}<{kind}>" for kind in UNIQUE)
+    yield "rank<bool>"
+
+
+def transform():
+    for kind, form in product(FLOATS, ("1, false", "2, false", "1, true")):
+        yield f"transform<{kind}, {form}>"
+
+
 def boxes():
     yield from ("suppress<true>", "suppress<false>", "gather<long long>")
 
@@ -118,6 +136,8 @@ KERNELS = {
     ("sampling", "UNPOOL"): unpool,
     ("sampling", "COL2IM"): col2im,
     ("boxes", "SUPPRESS"): boxes,
+    ("unique", "UNIQUE"): unique,
+    ("fourier", "TRANSFORM"): transform,
     ("bits", "BITS"): bits,
     ("wrapping", "PAD"): pad,
     ("scatter", "SPREAD"): spread,

@@ -22,6 +22,23 @@ template <> __device__ __forceinline__ unsigned char from_float<unsigned char>(f
     return (unsigned char)(max(0, min(255, __float2int_rn(v))));
 }
 
+template <class T> constexpr bool is_half = false;
+template <> constexpr bool is_half<__half> = true;
+template <class T> constexpr bool is_bfloat16 = false;
+template <> constexpr bool is_bfloat16<__nv_bfloat16> = true;
+// Two floats as two values of a half type, in one word.
+template <class T> __device__ __forceinline__ unsigned pair(float low, float high) {
+    unsigned word;
+    if constexpr (is_half<T>) {
+        const __half2 two = __floats2half2_rn(low, high);
+        memcpy(&word, &two, 4);
+    } else {
+        const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+        memcpy(&word, &two, 4);
+    }
+    return word;
+}
+
 // N values that are loaded and stored at once; the address must be a multiple of their bytes (launch.vector(...)).
 template <class T, int N> struct alignas(sizeof(T) * N) Vector {
     T v[N];
@@ -33,6 +50,60 @@ template <int N, class T> __device__ __forceinline__ Vector<T, N> load(const T* 
 }
 template <int N, class T> __device__ __forceinline__ void store(T* p, const Vector<T, N>& v) {
     *reinterpret_cast<Vector<T, N>*>(p) = v;
+}
+
+// N values as floats, and floats as N values of T: words of two for the half types, which saves registers.
+template <class T, int N> __device__ __forceinline__ Vector<float, N> floats(const Vector<T, N>& v) {
+    Vector<float, N> out;
+#pragma unroll
+    for (int i = 0; i < N; i++) out[i] = to_float(v[i]);
+    return out;
+}
+template <class T, int N> __device__ __forceinline__ Vector<T, N> rounded(const Vector<float, N>& v) {
+    Vector<T, N> out;
+    if constexpr (sizeof(T) == 2 && N % 2 == 0 && (is_half<T> || is_bfloat16<T>)) {
+        unsigned words[N / 2];
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) words[i] = pair<T>(v[2 * i], v[2 * i + 1]);
+        memcpy(&out, words, sizeof(out));
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) out[i] = from_float<T>(v[i]);
+    }
+    return out;
+}
+template <int N> __device__ __forceinline__ Vector<float, N> floats(const Vector<__half, N>& v) {
+    Vector<float, N> out;
+    if constexpr (N % 2 == 0) {
+        __half2 pairs[N / 2];
+        memcpy(pairs, &v, sizeof(v));
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+            const float2 two = __half22float2(pairs[i]);
+            out[2 * i] = two.x;
+            out[2 * i + 1] = two.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) out[i] = to_float(v[i]);
+    }
+    return out;
+}
+template <int N> __device__ __forceinline__ Vector<float, N> floats(const Vector<__nv_bfloat16, N>& v) {
+    Vector<float, N> out;
+    if constexpr (N % 2 == 0) {
+        unsigned words[N / 2];
+        memcpy(words, &v, sizeof(v));
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+            out[2 * i] = __uint_as_float(words[i] << 16);
+            out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) out[i] = to_float(v[i]);
+    }
+    return out;
 }
 
 // This thread's number, and the number of threads, of a grid of one axis.
