@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from .pattern import Const, Either, Literal, NodePattern, Operand, Output, Traced, Var, roots
+from .rule import Entry, Rule
 from .spelling import COMMUTATIVE, MOVED
 
 Fits = Callable[[gs.Node], bool]
 """False only where no match is possible; the operator of the node itself was looked at before."""
 _Test = Callable[[gs.Tensor, gs.Node], bool]
+Guards = dict[str, list[tuple[int, bool, Fits]]]
+"""Operator -> (number of the rule, whether it has a glance of its own, its guard)."""
+_INDEXES: dict[Any, tuple[Guards, int]] = {}
+_MOST = 256
 
 
 def guards(traced: Traced, shared_inner: bool) -> list[tuple[NodePattern, Fits]]:
@@ -23,6 +29,25 @@ def guards(traced: Traced, shared_inner: bool) -> list[tuple[NodePattern, Fits]]
         known = shared, [(root, guard(root, shared)) for root in roots(traced.outputs[0])]
         traced.__dict__["_guards"] = known
     return known[1]
+
+
+def by_operator(entries: Sequence[Entry]) -> tuple[Guards, int]:
+    """For each operator the rules that may begin at a node of it; and the depth of the deepest pattern."""
+    key = tuple([(one.traced, one.run.shared_inner) for one in entries if isinstance(one.run, Rule)])
+    found = _INDEXES.get(key)
+    if found is None:
+        rules: Guards = {}
+        for number, one in enumerate(entries):
+            assert one.traced is not None
+            assert isinstance(one.run, Rule)
+            glances = type(one.run).glance is not Rule.glance
+            for root, fits in guards(one.traced, one.run.shared_inner):
+                rules.setdefault(root.op, []).append((number, glances, fits))
+        found = rules, max([1, *(one.traced.depth for one in entries if one.traced is not None)])
+        if len(_INDEXES) > _MOST:
+            _INDEXES.clear()
+        _INDEXES[key] = found
+    return found
 
 
 def guard(root: NodePattern, shared_inner: bool = False) -> Fits:
