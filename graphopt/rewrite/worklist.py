@@ -23,7 +23,7 @@ from graphopt.ir.infer import Custom, Inference
 from graphopt.ir.operator_shapes import clash
 
 from .build import Ops, Skip
-from .guard import by_operator
+from .guard import index
 from .match import Match, Matcher
 from .observer import Observer
 from .rule import Entry, Rule
@@ -170,7 +170,8 @@ class Worklist:
         self.last: tuple[str, str] | None = None
         """(pass, root node) of the latest rewrite."""
         self.entries = entries
-        self.rules, self.depth = by_operator(entries)
+        self.index = index(entries)
+        self.rules, self.depth = self.index.rules, self.index.depth
         self._heap: list[tuple[tuple[int, int], int, gs.Node]] = []
         self._queued: set[int] = set()
         self._seq = 0
@@ -225,7 +226,7 @@ class Worklist:
 
     def _drain(self, budget: int) -> int:
         matcher = Matcher(self.model.editor, self.model.opset)
-        editor, rules, entries = self.model.editor, self.rules, self.entries
+        editor, entries = self.model.editor, self.entries
         seen: dict[str, str] = {}
         done = 0
         self._catch_up()
@@ -236,7 +237,7 @@ class Worklist:
                 continue
             if place > self._frontier:
                 self._frontier = place
-            for number, glances, fits in rules[node.op]:
+            for number, glances, fits in self.index.at(node):
                 if not fits(node):
                     continue
                 one = entries[number]
