@@ -147,6 +147,15 @@ def _patterns(layer: Layer, opset: int, present: set[Any], simplify: Simplify | 
     return known[key]
 
 
+def _dtypes(graph: gs.Graph) -> set[Any]:
+    """The dtypes of all values, None among them where one is unknown."""
+    found = {dtypes.of(tensor) for tensor in graph.inputs}
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            found.update(map(dtypes.of, node.inputs), map(dtypes.of, node.outputs))
+    return found
+
+
 _Spelled = tuple[Found, _Pattern]
 _FOUND: WeakKeyDictionary[type[Layer], dict[Any, list[_Spelled]]] = WeakKeyDictionary()
 _MOST = 16
@@ -166,10 +175,7 @@ def lowerings(
 
     Where several fit, those of preferred plugins go first, and then larger patterns, which may hold smaller ones.
     """
-    present = {
-        dtypes.of(tensor) for scope in scopes(graph) for node in scope.nodes for tensor in (*node.inputs, *node.outputs)
-    }
-    present |= {dtypes.of(tensor) for tensor in graph.inputs}
+    present: set[Any] = set()
     operators = {node.op for scope in scopes(graph) for node in scope.nodes}
     reasons: dict[str, str] = {}
     patterns: list[tuple[str, _Spelled]] = []
@@ -180,6 +186,7 @@ def lowerings(
             if missing := _missing(layer, graph.opset, operators):
                 reasons[layer.name] = f"the model holds no {missing}"
                 continue
+            present = present or _dtypes(graph)
             some = _patterns(layer, graph.opset, present - {None}, simplify, by)
         except Skip as skip:
             reasons[layer.name] = f"it cannot be said at opset {graph.opset}: {skip}"
