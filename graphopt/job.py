@@ -194,7 +194,7 @@ class Job:
             [
                 one
                 for one in (*self.entries, *self._lowering.entries)
-                if one.name not in whole | self._left_out and one.stage not in self.postponed
+                if one.name not in whole and one.stage not in self.postponed
             ],
             self.target,
             self.limits,

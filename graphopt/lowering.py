@@ -77,7 +77,8 @@ def lowering(
                     raise
                 entries = [one for one in entries if one.name != error.culprit]
 
-    rules, missing = lowerings(graph, wanted, simplify, decision.pays, registry.preferred)
+    by = target, tuple([(one.order, one.traced or one.run) for one in before])
+    rules, missing = lowerings(graph, wanted, simplify, decision.pays, registry.preferred, by)
     reasons.update({kebab(name): reason for name, reason in missing.items()})
     custom = inference({layer.__name__: layer for _, layer in known})
     return Lowering(rules, reasons, custom)

@@ -54,9 +54,7 @@ class Registry:
     """
 
     def __init__(self, plugins: Sequence[str | ModuleType] = (), no_plugins: Iterable[str] = ()) -> None:
-        self._manager = pluggy.PluginManager("graphopt")
-        self._manager.add_hookspecs(hookspecs)
-        self.plugins: list[Plugin] = []
+        self._by_name: dict[str, Plugin] = {}
         self.given = tuple(one for one in plugins if isinstance(one, str))
         self.switched_off = tuple(no_plugins)
         self.preferred: set[str] = set()
@@ -66,7 +64,7 @@ class Registry:
         from_env = [item for item in os.environ.get("GRAPHOPT_PLUGINS", "").split(os.pathsep) if item]
         for point in _entry_points():
             unused.discard(point.name)
-            self._add(_from_entry_point(point, off))
+            self._add(_installed(point, off))
         for given in [*from_env, *plugins]:
             plugin = _from_argument(given)
             unused.discard(plugin.name)
@@ -75,23 +73,25 @@ class Registry:
             self._add(plugin)
             self.preferred.add(plugin.name)
         if unused:
-            known = ", ".join(plugin.name for plugin in self.plugins)
-            raise UsageError(f"--no-plugin {sorted(unused)[0]}: no such plugin", hint=f"plugins: {known}")
+            raise UsageError(
+                f"--no-plugin {sorted(unused)[0]}: no such plugin", hint=f"plugins: {', '.join(self._by_name)}"
+            )
+        self._manager = _managed(self.plugins)
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """Every plugin that was found, in order."""
+        return list(self._by_name.values())
 
     def _add(self, plugin: Plugin) -> None:
-        for other in self.plugins:
-            if other.name == plugin.name:
-                if other.module is not None and other.module is plugin.module:
-                    return
-                raise PluginError(
-                    f"two plugins are named {plugin.name}: from {other.source} and from {plugin.source}",
-                    hint="rename one of them, or uninstall its package",
-                )
-        if plugin.module is not None and not plugin.reason:
-            _check_hooks(plugin)
-            found = {name: getattr(plugin.module, name) for name in plugin.hooks}
-            self._manager.register(_Hooks(**found), plugin.name)
-        self.plugins.append(plugin)
+        other = self._by_name.setdefault(plugin.name, plugin)
+        if other is plugin:
+            return
+        if other.module is None or other.module is not plugin.module:
+            raise PluginError(
+                f"two plugins are named {plugin.name}: from {other.source} and from {plugin.source}",
+                hint="rename one of them, or uninstall its package",
+            )
 
     def unavailable(self) -> list[str]:
         """One sentence about each plugin that is not in use though nobody switched it off."""
@@ -215,6 +215,34 @@ class Registry:
         self._ask("graphopt_after_pass", graph=graph, name=name, changes=changes)
 
 
+def _managed(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
+    """The hooks of these plugins; of the same ones as the last time, the same."""
+    global _LAST
+    used = [plugin for plugin in plugins if plugin.module is not None and not plugin.reason]
+    found = {plugin.name: {name: getattr(plugin.module, name) for name in plugin.hooks} for plugin in used}
+    if _LAST is None or _LAST[0] != found:
+        for plugin in used:
+            _check_hooks(plugin)
+        manager = pluggy.PluginManager("graphopt")
+        manager.add_hookspecs(hookspecs)
+        for name, hooks in found.items():
+            manager.register(_Hooks(**hooks), name)
+        _LAST = found, manager
+    return _LAST[1]
+
+
+_LAST: tuple[dict[str, dict[str, Any]], pluggy.PluginManager] | None = None
+
+
+@dataclass
+class _Installed:
+    """The entry points of the folders of the path, and the plugins that were loaded from them."""
+
+    folders: Any
+    points: list[EntryPoint]
+    plugins: dict[str, Plugin]
+
+
 def _entry_points() -> list[EntryPoint]:
     """The installed entry points by name; looked for again when a folder of the path has changed."""
     global _FOUND
@@ -224,13 +252,25 @@ def _entry_points() -> list[EntryPoint]:
             folders.append((place, os.stat(place or ".").st_mtime_ns))
         except OSError:
             folders.append((place, 0))
-    if _FOUND is None or _FOUND[0] != (entry_points, folders):
+    if _FOUND is None or _FOUND.folders != (entry_points, folders):
         points = sorted(entry_points(group="graphopt"), key=lambda p: (p.name, p.value))
-        _FOUND = (entry_points, folders), points
-    return _FOUND[1]
+        _FOUND = _Installed((entry_points, folders), points, {})
+    return _FOUND.points
 
 
-_FOUND: tuple[Any, list[EntryPoint]] | None = None
+_FOUND: _Installed | None = None
+
+
+def _installed(point: EntryPoint, off: set[str]) -> Plugin:
+    """The plugin of an entry point; one that was imported is looked at once."""
+    assert _FOUND is not None
+    known = _FOUND.plugins.get(point.name)
+    if known is not None and point.name not in off and sys.modules.get(point.module) is known.module:
+        return known
+    plugin = _from_entry_point(point, off)
+    if not plugin.reason and getattr(plugin.module, "__name__", "") == point.module:
+        _FOUND.plugins[point.name] = plugin
+    return plugin
 
 
 def _listed(plugin: str, runs: Any) -> list[Any]:

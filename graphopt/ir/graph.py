@@ -35,6 +35,8 @@ class Extras:
     """Tensors: the declared type where it is no plain tensor (sequence, optional, map, sparse), or has denotations."""
     proto: Any = None
     """Graphs: fields of the source message to be written back as they are."""
+    undeclared: bool = False
+    """Graphs: the source declares no types of inner values, and none need be written."""
     default: gs.Constant | None = None
     """Graph inputs: the initializer of the same name, which a caller may override."""
 

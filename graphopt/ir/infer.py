@@ -41,6 +41,7 @@ class Inference:
         """The types of the outputs of nodes that are no standard operators; asked first."""
         self._memo: dict[Any, list[Type] | None] = {}
         self._types: dict[Any, onnx.TypeProto] = {}
+        self._opsets: dict[int, tuple[Sequence[Any], int]] = {}
         self._imports = {id(scope): _opsets(scope) for scope in (graph, *graph.functions)}
         self._main = self._imports[id(graph)]
         self._ran = False
@@ -138,11 +139,15 @@ class Inference:
 
     def node(self, node: gs.Node, imports: Sequence[Any] | None = None) -> None:
         """Set the types of one node's outputs from its inputs, as far as its operator tells."""
-        if not any(tensor.name for tensor in node.outputs):
+        for tensor in node.outputs:
+            if tensor.name:
+                break
+        else:
             return
         found = self.outputs(node, imports if imports is not None else self._main)
-        for tensor, kind in zip(node.outputs, found or (), strict=False):
-            self._set(tensor, kind)
+        if found:
+            for tensor, kind in zip(node.outputs, found, strict=False):
+                self._set(tensor, kind)
 
     def _set(self, tensor: gs.Tensor, kind: Type) -> None:
         if type(tensor) is gs.Constant or tensor.type != "tensor_type":
@@ -173,8 +178,7 @@ class Inference:
                     return [(np.dtype(bool) if op in COMPARE else first[0], shape)]
                 if op == "Cast":
                     return [(dtypes.from_onnx(_number(node.attrs.get("to"))), first[1])]
-            opset = next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), 0)
-            plain = known(node, opset)
+            plain = known(node, self._opset(imports))
             if plain is not None:
                 return plain
         try:
@@ -187,6 +191,14 @@ class Inference:
         if key is not None:
             self._memo[key] = result
         return result
+
+    def _opset(self, imports: Sequence[Any]) -> int:
+        """The opset of ONNX's own operators; 0 where it is not imported."""
+        found = self._opsets.get(id(imports))
+        if found is None or found[0] is not imports:
+            version = next((int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx")), 0)
+            found = self._opsets[id(imports)] = imports, version
+        return found[1]
 
     def _key(self, node: gs.Node) -> Any:
         if any(isinstance(t, gs.Variable) and t.type != "tensor_type" for t in node.inputs):
@@ -262,7 +274,10 @@ def _opsets(scope: gs.Graph) -> list[Any]:
 
 def _is_settled(node: gs.Node) -> bool:
     """Whether nothing more can be learnt of the outputs: after a first run, static is final."""
-    return all(not t.name or (t.dtype is not None and shapes.is_static(t.shape)) for t in node.outputs)
+    for tensor in node.outputs:
+        if tensor.name and (tensor.dtype is None or not shapes.is_static(tensor.shape)):
+            return False
+    return True
 
 
 def _type(tensor: gs.Tensor) -> Type:

@@ -19,9 +19,11 @@ def drop_exporters_notes(graph: gs.Graph) -> None:
         for tensor in (*scope.inputs, *scope.outputs):
             _drop(tensor)
         for node in scope.nodes:
-            _drop(node)
+            if "_extras" in node.__dict__:
+                _drop(node)
             for tensor in node.outputs:
-                _drop(tensor)
+                if "_extras" in tensor.__dict__:
+                    _drop(tensor)
     entry = peek(graph)
     if entry is not None and entry.proto is not None:
         held = entry.proto.graph.metadata_props

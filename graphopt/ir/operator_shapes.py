@@ -25,10 +25,11 @@ Answer = list[Type] | None
 def known(node: gs.Node, opset: int) -> Answer:
     """(dtype, shape) of each output of a standard operator; None where this file does not know."""
     function = _FUNCTIONS.get(node.op)
-    if function is None or not all(
-        type(tensor) is gs.Constant or tensor.type == "tensor_type" for tensor in node.inputs
-    ):
+    if function is None:
         return None
+    for tensor in node.inputs:
+        if type(tensor) is not gs.Constant and tensor.type != "tensor_type":
+            return None
     try:
         return function(node, opset)
     except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):

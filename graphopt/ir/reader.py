@@ -164,6 +164,8 @@ class Reader:
             outputs.append(tensor)
         graph = gs.Graph([], inputs, outputs, prose(proto.name), prose(proto.doc_string), opset, imports)
         graph.nodes = nodes  # given to the constructor, they would be searched for functions
+        if not proto.value_info:
+            extras(graph).undeclared = True
         if proto.quantization_annotation or self.model.training_info:
             results = {id(tensor) for tensor in outputs}
             unread = [

@@ -24,7 +24,7 @@ from . import dtypes
 from .graph import peek, scopes
 from .load import collector_off
 from .staging import staging, turn
-from .weights import CHUNK, ExternalValues, SparseTensor, chunks, nbytes, proto
+from .weights import CHUNK, ExternalValues, SparseTensor, chunks, fill, nbytes
 from .writer import Writer, node_to_proto
 
 __all__ = ["Staged", "node_to_proto", "stage", "to_proto", "write"]
@@ -47,13 +47,13 @@ def to_proto(graph: gs.Graph, *, weights: str = "inline") -> onnx.ModelProto:
     """
     written = 0
 
-    def counted(constant: gs.Constant) -> TensorProto:
+    def counted(constant: gs.Constant, out: TensorProto) -> None:
         nonlocal written
         written += nbytes(constant)
         if written > INLINE_LIMIT:
             total = sum(map(nbytes, constants(graph)))
             raise ModelError(f"{total / 1e9:.1f} GB of weights do not fit into one message", hint="write it to a file")
-        return proto(constant)
+        fill(constant, out)
 
     with collector_off():
         return Writer(graph, counted if weights == "inline" else _hollow).model()
@@ -81,13 +81,17 @@ def constants(graph: gs.Graph) -> list[gs.Constant]:
     return list(found.values())
 
 
-def _header(constant: gs.Constant) -> TensorProto:
+def _head(constant: gs.Constant, out: TensorProto) -> None:
     values = constant._values
-    return TensorProto(name=constant.name, data_type=dtypes.to_onnx(values.dtype), dims=values.shape)
+    out.name, out.data_type = constant.name, dtypes.to_onnx(values.dtype)
+    out.dims.extend(values.shape)
 
 
-def _hollow(constant: gs.Constant) -> TensorProto:
-    return proto(constant) if nbytes(constant) <= EXTERNAL_LEAST else _header(constant)
+def _hollow(constant: gs.Constant, out: TensorProto) -> None:
+    if nbytes(constant) <= EXTERNAL_LEAST:
+        fill(constant, out)
+    else:
+        _head(constant, out)
 
 
 class Staged:
@@ -250,15 +254,15 @@ def _write_external(graph: gs.Graph, path: Path, weights: list[gs.Constant]) -> 
     name = f"{path.name}.{state:08x}.data"
     os.replace(data, path.parent / name)
 
-    def tensor(constant: gs.Constant) -> TensorProto:
+    def tensor(constant: gs.Constant, out: TensorProto) -> None:
         at = places.get(_content(constant))
         if at is None:
-            return proto(constant)
-        made = _header(constant)
-        made.data_location = TensorProto.EXTERNAL
+            return fill(constant, out)
+        _head(constant, out)
+        out.data_location = TensorProto.EXTERNAL
         for key, value in (("location", name), ("offset", at), ("length", nbytes(constant))):
-            made.external_data.add(key=key, value=str(value))
-        return made
+            out.external_data.add(key=key, value=str(value))
+        return None
 
     path.write_bytes(_serialized(Writer(graph, tensor).model()))
     return [path, path.parent / name]

@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(r"\??|unk__\d+|None|-1")
 def of(tensor: Any) -> Shape:
     """The shape of a graphsurgeon tensor as a tuple, or None for an unknown rank."""
     shape = tensor.shape
-    return None if shape is None else tuple(shape)
+    return shape if shape is None or type(shape) is tuple else tuple(shape)
 
 
 def is_static(shape: Shape) -> bool:
@@ -57,6 +57,8 @@ def broadcast(*shapes: Shape) -> Shape:
     """
     if any(shape is None for shape in shapes):
         return None
+    if shapes and is_static(shapes[0]) and all(shape == shapes[0] for shape in shapes[1:]):
+        return shapes[0]
     known = [shape for shape in shapes if shape is not None]
     rank = max((len(shape) for shape in known), default=0)
     result: list[Dim] = []
@@ -87,6 +89,8 @@ def merge(a: Shape, b: Shape) -> Shape:
     """What two descriptions of one tensor say together: numbers before symbols before nothing."""
     if a is None or b is None or len(a) != len(b):
         return b if a is None else a
+    if a == b:
+        return a
     return tuple(_merge_dim(x, y) for x, y in zip(a, b, strict=True))
 
 

@@ -344,5 +344,21 @@ def proto(constant: gs.Constant, name: str | None = None) -> onnx.TensorProto:
     return numpy_helper.from_array(array, name)
 
 
+def fill(constant: gs.Constant, out: onnx.TensorProto) -> None:
+    """Write the constant with its values into an empty message, without one in between."""
+    values = constant._values
+    array = None if isinstance(values, ProtoValues) else np.asarray(read(constant), order="C")
+    if array is None:
+        out.CopyFrom(values.tensor)
+    elif array.dtype in _PLAIN:
+        out.data_type = _PLAIN[array.dtype]
+        out.dims.extend(array.shape)
+        out.raw_data = array.tobytes()
+    else:
+        out.CopyFrom(numpy_helper.from_array(array))
+    if out.name != constant.name:
+        out.name = constant.name
+
+
 _PLAIN = {np.dtype(code).newbyteorder("<"): dtypes.to_onnx(np.dtype(code)) for code in "?bBhHiIlLefd"}
 """Dtypes whose stored bytes are NumPy's own."""

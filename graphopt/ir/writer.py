@@ -7,6 +7,7 @@ from functools import cache
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import EncodeError
@@ -19,9 +20,9 @@ from .attributes import write_plain
 from .declared import type_bytes, write_type
 from .graph import flatten, peek, scopes
 from .naming import Plan, plan
-from .weights import SparseTensor, proto
+from .weights import SparseTensor, fill
 
-TensorWriter = Callable[[gs.Constant], TensorProto]
+TensorWriter = Callable[[gs.Constant, TensorProto], None]
 
 _LEAST_IR = {"float8": 9, "int4": 10, "float4": 11, "e8m0": 12, "int2": 13, "float6e": 14}
 
@@ -35,7 +36,7 @@ class Writer:
     def __init__(
         self,
         graph: gs.Graph,
-        tensor: TensorWriter = proto,
+        tensor: TensorWriter = fill,
         late: Callable[[gs.Constant], bool] = lambda constant: False,
     ) -> None:
         self.graph = graph
@@ -127,10 +128,13 @@ class Writer:
                 note.default.name = self._name(tensor)
                 self._initializer(note.default, out, graph)
         add_node, add_info = out.node.add, out.value_info.add
+        undeclared = entry is not None and entry.undeclared
         for node in graph.nodes:
             self._node(node, add_node())
             for tensor in node.outputs:
-                if tensor.name and id(tensor) not in known and _is_described(tensor):
+                if not tensor.name or id(tensor) in known or not _is_described(tensor):
+                    continue
+                if not undeclared or node.domain or _is_telling(tensor):
                     self._info(tensor, add_info())
 
     def _initializer(self, constant: gs.Constant, out: onnx.GraphProto, scope: gs.Graph) -> None:
@@ -139,7 +143,7 @@ class Writer:
             self.later.append(constant)
             return
         last = out.initializer.add()
-        last.CopyFrom(self.tensor(constant))  # append() would serialize and parse it
+        self.tensor(constant, last)
         if peek(constant) is not None or id(constant) in self.plan.renamed:
             last.name = self._name(constant)
             self._note(constant, last)
@@ -221,7 +225,7 @@ class Writer:
     def _attribute(self, name: str, value: Any, out: AttributeProto) -> None:
         if isinstance(value, gs.Constant):
             out.name, out.type = name, AttributeProto.TENSOR
-            out.t.CopyFrom(self.tensor(value))
+            self.tensor(value, out.t)
             self._require(out.t.data_type)
         elif isinstance(value, gs.Graph):
             out.name, out.type = name, AttributeProto.GRAPH
@@ -278,6 +282,14 @@ def _is_described(tensor: gs.Tensor) -> bool:
     return isinstance(tensor, gs.Variable) and (
         tensor.dtype is not None or (entry is not None and entry.type_proto is not None)
     )
+
+
+_PLAIN = frozenset(map(np.dtype, ("float32", "float64", "int64", "int32", "bool")))
+
+
+def _is_telling(tensor: gs.Tensor) -> bool:
+    """Whether the type is one that readers of the file look for where the source declares none: low, or no tensor."""
+    return peek(tensor) is not None or tensor.dtype not in _PLAIN
 
 
 def _listed(names: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import onnx_graphsurgeon as gs
 
@@ -109,16 +110,55 @@ def _rule_class(layer: type[Layer]) -> type[Lower]:
 
 def _missing(layer: Layer, opset: int, operators: Collection[str]) -> str:
     """The operators that the model lacks, if every spelling is a single one and none of them is there; else ''."""
+    known = _SINGLE.setdefault(type(layer), {})
+    if opset not in known:
+        known[opset] = _single(layer, opset)
+    return "" if any(op in operators for op in known[opset]) else " or ".join(known[opset])
+
+
+_SINGLE: WeakKeyDictionary[type[Layer], dict[int, tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def _single(layer: Layer, opset: int) -> tuple[str, ...]:
+    """The operators that the spellings of a layer are, if each is a single one."""
     found = []
     for spelling in spellings(layer):
         try:
             nodes = trace(layer, opset, layer.inputs, dict(layer.variants[0]), spelling).nodes
         except Skip:
             continue
-        if len(nodes) != 1 or nodes[0].op in operators:
-            return ""
+        if len(nodes) != 1:
+            return ()
         found.append(nodes[0].op)
-    return " or ".join(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))
+
+
+def _patterns(layer: Layer, opset: int, present: set[Any], simplify: Simplify | None, by: Any) -> list[_Spelled]:
+    """The patterns of a layer; worked out once for each opset, set of dtypes, and passes that simplify them (`by`)."""
+    known = _FOUND.setdefault(type(layer), {})
+    key = opset, frozenset(present), by
+    if key not in known or by is None:
+        if len(known) > _MOST:
+            known.clear()
+        known[key] = [
+            (found, _Pattern(found.outputs, (), "", max(_depth(output) for output in found.outputs)))
+            for found in find(layer, opset, present, simplify)
+        ]
+    return known[key]
+
+
+def _dtypes(graph: gs.Graph) -> set[Any]:
+    """The dtypes of all values, None among them where one is unknown."""
+    found = {dtypes.of(tensor) for tensor in graph.inputs}
+    for scope in scopes(graph):
+        for node in scope.nodes:
+            found.update(map(dtypes.of, node.inputs), map(dtypes.of, node.outputs))
+    return found
+
+
+_Spelled = tuple[Found, _Pattern]
+_FOUND: WeakKeyDictionary[type[Layer], dict[Any, list[_Spelled]]] = WeakKeyDictionary()
+_MOST = 16
 
 
 def lowerings(
@@ -127,18 +167,18 @@ def lowerings(
     simplify: Simplify | None,
     pays: Pays,
     preferred: Collection[str] = (),
+    by: Any = None,
 ) -> tuple[list[Entry], dict[str, str]]:
     """The rules that lower to these (plugin, layer) in this model; and why a layer has none.
 
+    by: what `simplify` does; what it made of a layer is remembered under it. None: nothing is remembered.
+
     Where several fit, those of preferred plugins go first, and then larger patterns, which may hold smaller ones.
     """
-    present = {
-        dtypes.of(tensor) for scope in scopes(graph) for node in scope.nodes for tensor in (*node.inputs, *node.outputs)
-    }
-    present |= {dtypes.of(tensor) for tensor in graph.inputs}
+    present: set[Any] = set()
     operators = {node.op for scope in scopes(graph) for node in scope.nodes}
     reasons: dict[str, str] = {}
-    patterns: list[tuple[str, Found]] = []
+    patterns: list[tuple[str, _Spelled]] = []
     for plugin, cls in layers:
         layer = cls()
         check_name(layer)
@@ -146,24 +186,23 @@ def lowerings(
             if missing := _missing(layer, graph.opset, operators):
                 reasons[layer.name] = f"the model holds no {missing}"
                 continue
-            some = list(find(layer, graph.opset, present - {None}, simplify))
+            present = present or _dtypes(graph)
+            some = _patterns(layer, graph.opset, present - {None}, simplify, by)
         except Skip as skip:
             reasons[layer.name] = f"it cannot be said at opset {graph.opset}: {skip}"
             continue
         if not some:
             reasons[layer.name] = f"the model holds no {', '.join(layer.dtypes)}"
-        patterns += [(plugin, found) for found in some]
-    patterns.sort(key=lambda pair: (pair[0] not in preferred, -pair[1].size, pair[1].layer.name))
+        patterns += [(plugin, spelled) for spelled in some]
+    patterns.sort(key=lambda pair: (pair[0] not in preferred, -pair[1][0].size, pair[1][0].layer.name))
     entries: list[Entry] = []
     counts: dict[str, int] = {}
     before: list[str] = []
-    for number, (plugin, found) in enumerate(patterns):
+    for number, (plugin, (found, traced)) in enumerate(patterns):
         stem = kebab(found.layer.name)
         counts[stem] = counts.get(stem, 0) + 1
         name = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
         rule = _rule_class(type(found.layer))(found, name, before[-1:], number - len(patterns), pays)
-        depth = max(_depth(output) for output in found.outputs)
-        traced = _Pattern(found.outputs, (), "", depth)
         entries.append(Entry(rule, plugin, traced))
         before.append(name)
     return entries, reasons

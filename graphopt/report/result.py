@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.backends.protocol import NetworkInfo
-from graphopt.ir.graph import node_count, scopes
+from graphopt.ir.graph import scopes
 from graphopt.ir.save import to_proto, write
 from graphopt.ir.weights import nbytes
 from graphopt.numerics.each import Findings
@@ -42,8 +42,11 @@ def describe(graph: gs.Graph) -> Description:
     from graphopt.ir import dtypes, shapes
 
     weights: dict[int, gs.Constant] = {}
+    counts: dict[str, int] = {}
     for scope in scopes(graph):
         for node in scope.nodes:
+            if node.op != "Constant":
+                counts[node.op] = counts.get(node.op, 0) + 1
             for tensor in node.inputs:
                 if type(tensor) is gs.Constant:
                     weights[id(tensor)] = tensor
@@ -56,7 +59,7 @@ def describe(graph: gs.Graph) -> Description:
         return {t.name: f"{dtypes.name(dtypes.of(t))} {shapes.text(shapes.of(t))}" for t in tensors}
 
     total = sum(map(nbytes, weights.values()))
-    return Description(node_count(graph), total, ports(graph.inputs), ports(graph.outputs), int(graph.opset))
+    return Description(counts, total, ports(graph.inputs), ports(graph.outputs), int(graph.opset))
 
 
 @dataclass

@@ -3,16 +3,86 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from .pattern import Const, Either, Literal, NodePattern, Operand, Output, Traced, Var, roots
+from .rule import Entry, Rule
 from .spelling import COMMUTATIVE, MOVED
 
 Fits = Callable[[gs.Node], bool]
 """False only where no match is possible; the operator of the node itself was looked at before."""
 _Test = Callable[[gs.Tensor, gs.Node], bool]
+Above = tuple[str, ...]
+"""What makes the first inputs of a node: an operator, _CONSTANT, or '' for an input of the graph."""
+_CONSTANT = "Constant"
+_WIDTH = 4
+_MOST = 256
+
+
+class Index:
+    """Which of some rules may begin at a node, by its operator and those right above it."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.depth = max([1, *(one.traced.depth for one in entries if one.traced is not None)])
+        """Of the deepest pattern."""
+        self.rules: dict[str, list[tuple[int, bool, Fits, list[dict[int, set[str]]]]]] = {}
+        self._known: dict[Any, list[tuple[int, bool, Fits]]] = {}
+        for number, one in enumerate(entries):
+            assert one.traced is not None
+            assert isinstance(one.run, Rule)
+            glances = type(one.run).glance is not Rule.glance
+            for root, fits in guards(one.traced, one.run.shared_inner):
+                self.rules.setdefault(root.op, []).append((number, glances, fits, _needs(root)))
+
+    def at(self, node: gs.Node) -> list[tuple[int, bool, Fits]]:
+        """(number of the rule, whether it has a glance of its own, its guard), in the order of the rules."""
+        key: list[str] = [node.op]
+        for tensor in node.inputs[:_WIDTH]:
+            makers = tensor.inputs
+            key.append(makers[0].op if makers else _CONSTANT if type(tensor) is gs.Constant else "")
+        found = self._known.get(mark := tuple(key))
+        if found is None:
+            if len(self._known) > _MOST * _MOST:
+                self._known.clear()
+            found = self._known[mark] = [
+                (number, glances, fits)
+                for number, glances, fits, ways in self.rules[node.op]
+                if any(all(slot < len(mark) and mark[slot] in ops for slot, ops in way.items()) for way in ways)
+            ]
+        return found
+
+
+def _needs(root: NodePattern) -> list[dict[int, set[str]]]:
+    """The ways in which the pattern can hold: place among (operator, makers of the first inputs) -> operators."""
+    moved = {entry.slot for entry in MOVED.get(root.op, ())}
+    way = {
+        slot + 1: ops
+        for slot, operand in enumerate(root.inputs[:_WIDTH])
+        if (ops := _makers(operand)) is not None and not (slot in moved and ops == {_CONSTANT})
+    }
+    if root.op in COMMUTATIVE and len(root.inputs) == 2:
+        return [way, {3 - place: ops for place, ops in way.items()}]
+    return [way]
+
+
+def _makers(operand: Operand) -> set[str] | None:
+    """The operators that may make an operand; None for any."""
+    if isinstance(operand, (Const, Literal)):
+        return {_CONSTANT}
+    if isinstance(operand, Output):
+        return {operand.node.op}
+    if isinstance(operand, NodePattern):
+        return {operand.op}
+    if isinstance(operand, Either):
+        options = [_makers(option) for option in operand.options]
+        return None if None in options else set().union(*(one for one in options if one is not None))
+    return None
+
+
+_INDEXES: dict[Any, Index] = {}
 
 
 def guards(traced: Traced, shared_inner: bool) -> list[tuple[NodePattern, Fits]]:
@@ -23,6 +93,17 @@ def guards(traced: Traced, shared_inner: bool) -> list[tuple[NodePattern, Fits]]
         known = shared, [(root, guard(root, shared)) for root in roots(traced.outputs[0])]
         traced.__dict__["_guards"] = known
     return known[1]
+
+
+def index(entries: Sequence[Entry]) -> Index:
+    """The index of these rules; of the same patterns as before, the same."""
+    key = tuple([(one.traced, one.run.shared_inner) for one in entries if isinstance(one.run, Rule)])
+    found = _INDEXES.get(key)
+    if found is None:
+        if len(_INDEXES) > _MOST:
+            _INDEXES.clear()
+        found = _INDEXES[key] = Index(entries)
+    return found
 
 
 def guard(root: NodePattern, shared_inner: bool = False) -> Fits:

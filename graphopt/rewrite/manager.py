@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from itertools import groupby
+from operator import attrgetter
 from time import perf_counter
 
 import onnx_graphsurgeon as gs
@@ -19,7 +20,7 @@ from graphopt.ir.load import collector_off
 from .match import Match
 from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
-from .schedule import kind, schedule
+from .schedule import schedule
 from .worklist import Budget, Enough, Fired, Model, Worklist
 
 _PATIENCE = 4
@@ -103,7 +104,7 @@ class Manager:
     def _stage(self, stage: str) -> int:
         total = 0
         seen: dict[str, int] = {}
-        groups = [(is_rules, list(group)) for (is_rules, _), group in groupby(self.stages[stage], key=kind)]
+        groups = [(kind[0], list(group)) for kind, group in groupby(self.stages[stage], key=attrgetter("kind"))]
         for turn in range(self.limits.rounds):
             before = {name: fired.changes for name, fired in self.fired.items()} if turn >= _PATIENCE else {}
             changed = 0

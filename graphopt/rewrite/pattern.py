@@ -165,7 +165,7 @@ def is_absent(pattern: Operand) -> bool:
     return isinstance(pattern, Maybe) and pattern.inner is _ABSENT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Traced:
     """A rule's pattern: one operand per output, and the variables in order."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -106,19 +106,21 @@ def pass_(
 Pass = Rule | FunctionPass
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Entry:
     """A pass as the registry knows it."""
 
     run: Pass
     plugin: str = "?"
     traced: Traced | None = None
-    name: str = field(init=False)
-    stage: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", str(self.run.name))
-        object.__setattr__(self, "stage", self.run.stage)
+        run = self.run
+        self.name, self.stage = str(run.name), run.stage
+        self.kind = (True, run.turn) if isinstance(run, Rule) else (False, 0)
+        """Neighbours of one kind run together."""
+        self.order = (self.name, self.plugin, self.stage, tuple(run.after), tuple(run.before), self.kind)
+        """What its place among others depends on."""
 
     @property
     def doc(self) -> str:
@@ -143,11 +145,15 @@ def entry(run: Any, plugin: str = "?") -> Entry:
 def _traced(run: Rule, where: str) -> Traced:
     """The rule's pattern; of instances of one class that hold the same plain values, worked out once."""
     kind = type(run)
-    own = tuple(sorted((name, value) for name, value in vars(run).items() if name not in ("name", "target")))
-    plain = all(isinstance(value, (str, int, float)) for _, value in own)
-    if not plain or getattr(run.pattern, "__func__", None) is not kind.pattern:
-        return trace(run.pattern, f"{where}, pass {run.name}")
-    known = _TRACED.setdefault(kind, {})
+    own: Any = ()
+    if vars(run):
+        own = tuple(sorted((name, value) for name, value in vars(run).items() if name not in ("name", "target")))
+        plain = all(isinstance(value, (str, int, float)) for _, value in own)
+        if not plain or getattr(run.pattern, "__func__", None) is not kind.pattern:
+            return trace(run.pattern, f"{where}, pass {run.name}")
+    known = _TRACED.get(kind)
+    if known is None:
+        known = _TRACED[kind] = {}
     if own not in known:
         known[own] = trace(run.pattern, f"{where}, pass {run.name}")
     return known[own]
@@ -158,5 +164,9 @@ _TRACED: weakref.WeakKeyDictionary[type[Rule], dict[Any, Traced]] = weakref.Weak
 
 def first_line(thing: Any) -> str:
     """The first line of a docstring."""
-    text = (getattr(thing, "__doc__", None) or "").strip()
-    return text.splitlines()[0].strip() if text else ""
+    return _first_line(getattr(thing, "__doc__", None) or "")
+
+
+@cache
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].strip()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 from graphopt.errors import PluginError
 
-from .rule import STAGES, Entry, Rule
+from .rule import STAGES, Entry
+
+_MOST = 64
 
 
 def schedule(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -16,6 +19,28 @@ def schedule(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     Raises:
         PluginError: two passes of one name, or a cycle of `after`/`before`, printed.
     """
+    given = tuple(entries)
+    return {stage: [given[at] for at in places] for stage, places in _places(given).items()}
+
+
+_KNOWN: dict[Any, dict[str, list[int]]] = {}
+"""What the order depends on -> it. A process sees few selections of passes."""
+
+
+def _places(given: tuple[Entry, ...]) -> dict[str, list[int]]:
+    """For each stage where its passes stand in `given`, in the order in which they run."""
+    key = tuple([one.order for one in given])
+    found = _KNOWN.get(key)
+    if found is None:
+        where = {id(one): at for at, one in enumerate(given)}
+        found = {stage: [where[id(one)] for one in ordered] for stage, ordered in _stages(given).items()}
+        if len(_KNOWN) > _MOST:
+            _KNOWN.clear()
+        _KNOWN[key] = found
+    return found
+
+
+def _stages(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     by_name: dict[str, Entry] = {}
     for one in sorted(entries, key=lambda e: (e.name, e.plugin)):
         other = by_name.setdefault(one.name, one)
@@ -25,11 +50,6 @@ def schedule(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
                 hint=f"rename one, or switch a plugin off with --no-plugin {one.plugin}",
             )
     return {stage: _order(stage, [e for e in by_name.values() if e.stage == stage]) for stage in STAGES}
-
-
-def kind(one: Entry) -> tuple[bool, int]:
-    """Neighbours of one kind run together."""
-    return isinstance(one.run, Rule), one.run.turn if isinstance(one.run, Rule) else 0
 
 
 def _order(stage: str, entries: list[Entry]) -> list[Entry]:
@@ -47,13 +67,13 @@ def _order(stage: str, entries: list[Entry]) -> list[Entry]:
     ready: dict[tuple[bool, int], list[str]] = {}
     for name, count in waits.items():
         if not count:
-            ready.setdefault(kind(here[name]), []).append(name)
+            ready.setdefault(here[name].kind, []).append(name)
     for queue in ready.values():
         heapify(queue)
     first = min if stage == STAGES[0] else max  # constants are lifted and folded before rules look for them
     order: list[Entry] = []
     while any(ready.values()):
-        last = kind(order[-1]) if order else None
+        last = order[-1].kind if order else None
         # what is of one kind runs together: a group of rules is one walk over the graph
         same = last if last is not None and ready.get(last) else first(one for one, names in ready.items() if names)
         name = heappop(ready[same])
@@ -61,7 +81,7 @@ def _order(stage: str, entries: list[Entry]) -> list[Entry]:
         for follower in followers[name]:
             waits[follower] -= 1
             if not waits[follower]:
-                heappush(ready.setdefault(kind(here[follower]), []), follower)
+                heappush(ready.setdefault(here[follower].kind, []), follower)
     if len(order) < len(entries):
         raise PluginError(f"the order of passes in stage {stage} is a cycle: {_cycle(followers)}")
     return order

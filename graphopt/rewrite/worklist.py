@@ -23,7 +23,7 @@ from graphopt.ir.infer import Custom, Inference
 from graphopt.ir.operator_shapes import clash
 
 from .build import Ops, Skip
-from .guard import Fits, guards
+from .guard import index
 from .match import Match, Matcher
 from .observer import Observer
 from .rule import Entry, Rule
@@ -158,13 +158,6 @@ class Model:
         return ops
 
 
-def _both(glance: Fits, fits: Fits) -> Fits:
-    """Both tests; only the second where the rule has no `glance` of its own."""
-    if getattr(glance, "__func__", None) is Rule.glance:
-        return fits
-    return lambda node: glance(node) and fits(node)
-
-
 class Worklist:
     """One group of rules over one model."""
 
@@ -176,14 +169,9 @@ class Worklist:
         self.observer: Observer | None = None
         self.last: tuple[str, str] | None = None
         """(pass, root node) of the latest rewrite."""
-        self.rules: dict[str, list[tuple[Entry, Fits]]] = {}
-        self.depth = 1
-        for one in entries:
-            assert one.traced is not None
-            assert isinstance(one.run, Rule)
-            self.depth = max(self.depth, one.traced.depth)
-            for root, fits in guards(one.traced, one.run.shared_inner):
-                self.rules.setdefault(root.op, []).append((one, _both(one.run.glance, fits)))
+        self.entries = entries
+        self.index = index(entries)
+        self.rules, self.depth = self.index.rules, self.index.depth
         self._heap: list[tuple[tuple[int, int], int, gs.Node]] = []
         self._queued: set[int] = set()
         self._seq = 0
@@ -238,7 +226,7 @@ class Worklist:
 
     def _drain(self, budget: int) -> int:
         matcher = Matcher(self.model.editor, self.model.opset)
-        editor, rules = self.model.editor, self.rules
+        editor, entries = self.model.editor, self.entries
         seen: dict[str, str] = {}
         done = 0
         self._catch_up()
@@ -249,8 +237,11 @@ class Worklist:
                 continue
             if place > self._frontier:
                 self._frontier = place
-            for one, fits in rules[node.op]:
+            for number, glances, fits in self.index.at(node):
                 if not fits(node):
+                    continue
+                one = entries[number]
+                if glances and not one.run.glance(node):  # type: ignore[union-attr]
                     continue
                 started = perf_counter()
                 try:

@@ -34,7 +34,8 @@ def merge_equal_weights(graph: gs.Graph, target: Target, model: Model) -> int:
             if seen is None or seen() is not tensor:
                 known.constants[id(tensor)] = reference = weakref.ref(tensor)
                 home = id(model.home(node)) if graph.functions else 0
-                key = (home, str(tensor.dtype), tuple(tensor.shape), nbytes(tensor))
+                values = tensor._values
+                key = (home, values.dtype, tuple(values.shape), nbytes(tensor))
                 changed[key] = known.alike.setdefault(key, [])
                 changed[key].append(reference)
     changes = 0
@@ -83,7 +84,7 @@ def share_transposed_weights(graph: gs.Graph, target: Target, model: Model) -> i
             for node in scope.nodes:
                 for tensor in node.inputs:
                     if _is_twin(tensor):
-                        alike.setdefault((str(tensor.dtype), *sorted(tensor.shape)), {})[id(tensor)] = tensor
+                        alike.setdefault((tensor.dtype, *sorted(tensor.shape)), {})[id(tensor)] = tensor
         for group in alike.values():
             changes += _share(list(group.values()), model) if len(group) > 1 else 0
     return changes

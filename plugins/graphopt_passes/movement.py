@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -93,9 +94,10 @@ class _ReduceTransposed(graphopt.Rule):
         return reduced if perm == sorted(perm) else op.Transpose(reduced, perm=perm)
 
 
-def _reduce_transposed(kind: str) -> graphopt.Rule:
+@cache
+def _reduce_transposed(kind: str) -> type[graphopt.Rule]:
     doc = f"{kind}(Transpose(x, p), axes) = Transpose({kind}(x, [p[a] for a in axes]), q): less is moved."
-    return type(f"{kind}BeforeTranspose", (_ReduceTransposed,), {"kind": kind, "__doc__": doc})()  # type: ignore[no-any-return]
+    return type(f"{kind}BeforeTranspose", (_ReduceTransposed,), {"kind": kind, "__doc__": doc})
 
 
 class TransposeInGemm(graphopt.Rule):
@@ -125,5 +127,5 @@ def graphopt_passes() -> list[Any]:
         ReshapeInsteadOfTranspose(),
         TransposeInGemm(),
         TransposeInGemmRight(),
-        *(_reduce_transposed(kind) for kind in sorted(REDUCTIONS)),
+        *(_reduce_transposed(kind)() for kind in sorted(REDUCTIONS)),
     ]

@@ -22,7 +22,7 @@ from . import integer_vectors as integer_vectors
 from .elementwise import UNARY
 from .intervals import END
 from .partly_known import Element, Unknown, same
-from .shape_facts import Facts
+from .shape_facts import WHOLE, Facts
 
 _SHAPED_BY_OPERAND = frozenset(("Reshape", "Expand", "Slice"))
 
@@ -53,6 +53,8 @@ def evaluate_shapes(graph: gs.Graph, target: Target, model: Model) -> int:
     (written 0); Expand and Slice that are proved to change nothing are x. A vector with two unknown sizes that are
     not those of x stays. An empty x with symbolic sizes may be refused where a -1 stands for the unknown size.
     """
+    if not any(map(_may_tell, model.fresh("evaluate-shapes"))):
+        return 0
     nodes = model.editor.nodes()
     if not any(
         node.op in ("Shape", "Size")
@@ -61,6 +63,17 @@ def evaluate_shapes(graph: gs.Graph, target: Target, model: Model) -> int:
     ):
         return 0
     return sum(_Evaluation(model, scope).run() for scope in scopes(graph))
+
+
+def _may_tell(node: gs.Node) -> bool:
+    """Whether a new or edited node may tell of sizes or small integers more than its outputs' declared types do."""
+    if node.op in ("Shape", "Size") or node.op in _SHAPED_BY_OPERAND:
+        return True
+    for tensor in node.outputs:
+        shape, dtype = shapes.of(tensor), dtypes.of(tensor)
+        if shape is None or None in shape or dtype is None or (dtype in WHOLE and len(shape) < 2):
+            return True
+    return False
 
 
 class _Evaluation:

@@ -19,7 +19,7 @@ from .partly_known import Element, Numbers, Unknown
 
 MOST = 64
 """Vectors of more elements are not followed."""
-_WHOLE = frozenset(np.dtype(kind) for kind in ("int64", "int32", "bool"))
+WHOLE = frozenset(np.dtype(kind) for kind in ("int64", "int32", "bool"))
 _LIKE_FIRST = (
     SAME
     | UNARY
@@ -88,7 +88,7 @@ class Facts:
         output = node.outputs[0]
         if node.op in _VECTORS and len(node.outputs) == 1:
             dtype = dtypes.of(output)
-            found = _VECTORS[node.op](self, node, opset) if dtype is None or dtype in _WHOLE else None
+            found = _VECTORS[node.op](self, node, opset) if dtype is None or dtype in WHOLE else None
             if found is not None and len(found.elements) <= MOST and _fits(found, dtype):
                 self._vectors[self._id(output)] = found
 
@@ -304,7 +304,7 @@ def _read(tensor: gs.Tensor) -> Vector | None:
     if constant is None:
         return None
     shape = shapes.of(constant)
-    if shape is None or len(shape) > 1 or (shapes.volume(shape) or 0) > MOST or dtypes.of(constant) not in _WHOLE:
+    if shape is None or len(shape) > 1 or (shapes.volume(shape) or 0) > MOST or dtypes.of(constant) not in WHOLE:
         return None
     array = Value(constant).const
     return None if array is None else Vector(tuple(int(number) for number in array.ravel()), array.ndim == 0)

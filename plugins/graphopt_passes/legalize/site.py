@@ -124,9 +124,16 @@ class Site:
 _DOMAINS = ("ai.onnx.preview", "ai.onnx.preview.training")
 
 
-def rewrite(model: Model, target: Target, handlers: Mapping[str, Handler], name: str) -> int:
+def rewrite(
+    model: Model,
+    target: Target,
+    handlers: Mapping[str, Handler],
+    name: str,
+    glance: Callable[[gs.Node], bool] | None = None,
+) -> int:
     """Offer every standard node of the main graph and its bodies to the handler of its operator; how many it took.
 
+    glance: False for nodes that need not be offered.
     A node is offered again after an edit near it. Nodes of model-local functions are left alone.
     """
     changes = 0
@@ -138,6 +145,8 @@ def rewrite(model: Model, target: Target, handlers: Mapping[str, Handler], name:
         if handler is None or not (is_standard(node) or node.domain in _DOMAINS):
             continue
         if not model.editor.has(node) or model.home(node) is not model.graph:  # gone by now, or of a layer's function
+            continue
+        if glance is not None and not glance(node):
             continue
         changes += attempt(node, model, target, handler, name)
     return changes

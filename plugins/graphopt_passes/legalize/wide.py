@@ -46,7 +46,18 @@ def widen_dtypes(graph: gs.Graph, target: Target, model: Model) -> int:
     float32; sums and products wrap around or are rounded as D does. Not where only movement touches a value that
     QuantizeLinear made: TensorRT moves those as they are.
     """
-    return rewrite(model, target, {op: _widen for op in WIDENED}, "widen-dtypes")
+    return rewrite(model, target, {op: _widen for op in WIDENED}, "widen-dtypes", _is_concerned)
+
+
+def _is_concerned(node: gs.Node) -> bool:
+    """Whether any value may be of a dtype that is carried in another."""
+    if node.op in ("Cast", "CastLike"):
+        return True
+    for tensor in (*node.inputs, *node.outputs):
+        dtype = dtypes.of(tensor)
+        if dtype is not None and dtypes.name(dtype) in CARRIER:
+            return True
+    return False
 
 
 def _name(value: Value | None) -> str:
