@@ -419,12 +419,13 @@ def shifted(feeds):
 
 
 def auto(results, save):
-    """The plan is searched on one row, where a trial is quick, and replayed on eight, where it is timed."""
+    """Plans are searched on one row, where a trial is quick, with layer times of eight, and replayed on eight."""
     for name in wanted("resnet50", "mobilenet_v3", "bert6", "deit_s", "efficientnet_b0"):
         with step(name, results, save) as entry, tempfile.TemporaryDirectory(prefix="precision-") as made_in:
             _, _, path, feeds = source_of(name, made_in)
             _, _, small, one = source_of(name, made_in, 1)
             calib = [one] if name.endswith(".onnx") else [one, shifted(one)]
+            times = layer_times(path, feeds, Path(made_in), entry)
 
             def low(request, path=path, feeds=feeds, calib=calib, small=small):
                 words = {"calib": calib, "samples": 1, "max_error": BUDGET, **request}
@@ -457,7 +458,7 @@ def auto(results, save):
                     "ours tf32": tf32,
                     "hand rule": low({"precision": "fp16", "keep": present(path, HAND)}),
                     "ours fp16": low({"precision": "fp16"}),
-                    "auto": low({"precision": "auto", "capability": (9, 0)}),
+                    "auto": low({"precision": "auto", "capability": (9, 0), "layer_times": times}),
                 },
                 entry, shapes=profile_of(path, feeds),
             )  # fmt: skip
@@ -468,6 +469,31 @@ def auto(results, save):
                     "within": entry["auto"]["error"] <= BUDGET,
                     "faster": all(ms["auto"] < value for value in others.values()),
                 }
+
+
+def layer_times(path, feeds, folder, entry):
+    """Profiles of the engines in float16 and float8, as files; those that can be had."""
+    import graphopt
+    from graphopt.precision.stage import Request
+    from graphopt.runtime.engine import Engine as Loaded
+    from graphopt.runtime.profile import profile
+
+    found = []
+    for precision in ("fp16", "fp8"):
+        try:
+            engine = folder / f"{precision}.engine"
+            graphopt.optimize(
+                str(path), engine=engine, verify="none", shapes=profile_of(path, feeds),
+                precision=Request(precision, calib=[feeds], samples=1, judge=False),
+            )  # fmt: skip
+            timed = profile(Loaded(engine), feeds, seconds=0.3)
+            target = folder / f"{precision}-times.json"
+            target.write_text(json.dumps(timed.to_json()))
+            found.append(target)
+            entry[f"launch {precision}"] = timed.launch.median
+        except Exception as error:
+            entry[f"times {precision}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return found
 
 
 def layers(results, save):
