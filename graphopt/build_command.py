@@ -64,7 +64,7 @@ LayerTimes = Annotated[
     str | None,
     typer.Option(
         "--layer-times", metavar="FILE", show_default=False,
-        help="Show this profile, as `graphopt profile -o` wrote it, in the HTML report.",
+        help="Show this profile, as `graphopt profile -o` wrote it, in the HTML report; auto goes by it.",
     ),
 ]  # fmt: skip
 

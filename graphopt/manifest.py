@@ -34,8 +34,24 @@ def manifest(
 
     `made_by`: `key` (of the engine cache), and what makes the engine anew: `command`, `files` (file -> digest).
 
-    `nodes`: {name of a node in the model that was built: {"op", "outputs", "from": names of source nodes, "rules"}}.
+    `nodes`: nodes_of(the model that was built).
     """
+    return {
+        "schema_version": SCHEMA,
+        "graphopt": __version__,
+        "backend": built.backend,
+        "version": built.version,
+        "source": source,
+        "bytes": built.bytes,
+        "profiles": [profile_json(one) for one in (shapes or Shapes(), *options.profiles)],
+        "options": asdict(options),
+        "made_by": {**(made_by or {}), "environment": environment()},
+        "nodes": nodes_of(graph),
+    }
+
+
+def nodes_of(graph: gs.Graph) -> dict[str, dict[str, Any]]:
+    """{name of a node: {"op", "outputs", "from": names of source nodes, "rules"}}."""
     from .ir.graph import flatten, peek, scopes
 
     nodes = {}
@@ -49,18 +65,7 @@ def manifest(
                 "from": names,
                 "rules": flatten(known.rules) if known is not None else [],
             }
-    return {
-        "schema_version": SCHEMA,
-        "graphopt": __version__,
-        "backend": built.backend,
-        "version": built.version,
-        "source": source,
-        "bytes": built.bytes,
-        "profiles": [profile_json(one) for one in (shapes or Shapes(), *options.profiles)],
-        "options": asdict(options),
-        "made_by": {**(made_by or {}), "environment": environment()},
-        "nodes": nodes,
-    }
+    return nodes
 
 
 def profile_json(shapes: Shapes) -> dict[str, list[list[int]]]:

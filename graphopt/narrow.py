@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from . import backends
 from .backends.protocol import BuildOptions
+from .clock import capability, clock_for
 from .config import Shapes, Target
 from .errors import PassError, UsageError, VerificationError
 from .ir.save import to_proto
@@ -17,6 +19,7 @@ from .precision.plan import LOW, Plan
 from .precision.quantization import needs_samples
 from .precision.samples import Samples
 from .precision.stage import LEAST_OPSET, Precision, Request, lower
+from .precision.times import layers_of
 from .precision.unquantize import is_quantized
 from .report.result import describe
 from .rewrite.manager import Manager
@@ -45,6 +48,9 @@ def checked(job: Job, request: Request, verify: str) -> Request:
         needed = 0  # converted once it is float again: types of other tools' operators are not known
     if job.opset is None and int(job.peek().opset) < needed:
         job.opset = needed
+    if not isinstance(request.layer_times, Mapping):
+        for path in request.layer_times:
+            layers_of(path)
     return replace(request, calib=held, plan=plan, judge=request.judge and verify != "none")
 
 
@@ -55,6 +61,11 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
     """
     layers = {layer.__name__: layer for _, layer in job.registry.layers()}
     custom = job.custom
+    again = [one for one in job.entries if one.stage in _AGAIN]
+
+    def finish(graph: gs.Graph) -> None:
+        Manager(graph, again, job.target, job.limits, custom=custom).run()
+
     found = lower(
         graph,
         request,
@@ -65,10 +76,10 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
         inputs=inputs,
         progress=job.progress,
         runner_options={"seconds": job.limits.run_seconds, "memory_bytes": job.limits.memory_bytes},
+        clock=clock_for(job.target, job.limits, shapes, finish) if request.precision == "auto" else None,
     )
-    again = [one for one in job.entries if one.stage in _AGAIN]
     try:
-        Manager(graph, again, job.target, job.limits, custom=custom).run()
+        finish(graph)
     except PassError as error:
         job.report.warnings.append(f"after the precision stage: {error}")
     job.report.result = describe(graph)
@@ -83,12 +94,13 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
 
 
 def _versioned(job: Job, request: Request) -> Target:
-    """The target with the version that is planned for, as far as it matters and is known."""
+    """The target with the version and the GPU that are planned for, as far as they matter and are known."""
     version = request.version or job.target.version
     if not version and (request.precision in ("int8", "fp8", "int4", "auto") or job.postponed):
         backend = backends.get(job.target.backend, job.limits)
         version = backend.version() if backend.available() is None else ""
-    return replace(job.target, version=version)
+    at_hand = capability() if request.precision == "auto" else None
+    return replace(job.target, version=version, compute_capability=job.target.compute_capability or at_hand)
 
 
 def build_options(

@@ -77,6 +77,15 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         _option("--io-types", "WHAT", "keep: inputs and outputs keep their dtypes. change: they become low, too."),
         "keep",
     ),
+    "layer_times": (
+        _option(
+            "--layer-times",
+            "FILE",
+            "Let auto go by these times of layers: what `graphopt profile -o` wrote of an engine. Repeatable.",
+            list[str] | None,
+        ),
+        None,
+    ),
     "plan": (_option("--plan", "FILE", "Follow this precision plan.", str | None), None),
     "save_plan": (_option("--save-plan", "FILE", "Write the precision plan that was followed.", str | None), None),
     "target_version": (
@@ -91,25 +100,26 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 
 
 def takes_precision(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with these options; it gets them as one `request`, and `plan_output`."""
+    """The command with these options; it gets them as one `request`, and those that it has itself as well."""
+    own = inspect.signature(command, eval_str=True)
 
     @functools.wraps(command)
     def run(**words: Any) -> None:
-        given = {name: words.pop(name) for name in OPTIONS}
+        given = {name: words[name] if name in own.parameters else words.pop(name) for name in OPTIONS}
         words["request"] = given
         command(**words)
 
-    own = inspect.signature(command, eval_str=True)
     parameters = [one for one in own.parameters.values() if one.name != "request"]
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in OPTIONS.items()
+        if name not in own.parameters
     ]
     run.__signature__ = own.replace(parameters=[*parameters, *extra])  # type: ignore[attr-defined]
     run.__annotations__ = {
         **{one.name: one.annotation for one in parameters},
         "return": None,
-        **{name: kind for name, (kind, _) in OPTIONS.items()},
+        **{one.name: one.annotation for one in extra},
     }
     return run
 
@@ -137,9 +147,14 @@ def request_of(words: dict[str, Any]) -> Request:
         metric=words["metric"],
         plan=words["plan"],
         plan_output=words["save_plan"],
+        layer_times=_files(words["layer_times"]),
         method=words["calib_method"],
         calib_samples=words["calib_samples"],
         prune=words["sparse"] == "prune",
         weights_only=words["weights_only"],
         version=words["target_version"],
     )
+
+
+def _files(given: list[str] | str | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())

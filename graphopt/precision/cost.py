@@ -21,7 +21,11 @@ _UNKNOWN = 32
 
 @dataclass
 class Cost:
-    """Seconds of nodes by dtype. measured: node name -> {dtype: seconds}, which takes precedence (of a profile)."""
+    """Seconds of nodes by dtype.
+
+    measured: node name -> {dtype: seconds}, which takes precedence. A dtype that was not measured is to one that was as
+    bytes and arithmetic say.
+    """
 
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -30,6 +34,13 @@ class Cost:
         known = self.measured.get(node.name, {})
         if dtype in known:
             return known[dtype]
+        estimate = self._estimate(node, dtype)
+        for other in _BYTES:
+            if other in known and (base := self._estimate(node, other)):
+                return known[other] * estimate / base
+        return estimate
+
+    def _estimate(self, node: gs.Node, dtype: str) -> float:
         act = _BYTES["float16"] if dtype == "int4" else _BYTES[dtype]
         moved = sum(_size(t) * (_BYTES[dtype] if isinstance(t, gs.Constant) else act)
                     for t in (*node.inputs, *node.outputs) if t.name and is_single(t))  # fmt: skip

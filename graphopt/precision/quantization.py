@@ -94,10 +94,12 @@ def within(
     names = [place.name for place in quantization.places]
     if trials is None or not names:
         return quantization.plan(base, names), None
-    groups = [
-        Group(place.name, cost.seconds(place.node, "float16") - cost.seconds(place.node, quantization.quantized))
+    gains = {
+        place.name: cost.seconds(place.node, "float16") - cost.seconds(place.node, quantization.quantized)
         for place in quantization.places
-    ]
+    }
+    slower = {name: -gain for name, gain in gains.items() if gain <= 0 and cost.measured}
+    groups = [Group(name, gain) for name, gain in gains.items() if name not in slower]
     try:
         found = search(
             groups,
@@ -114,7 +116,12 @@ def within(
     for place in quantization.places:
         if place.name not in chosen:
             out = place.node.outputs[0].name
-            why = f"{place.node.op} not quantized: alone it costs {found.alone.get(place.name, 0.0):.2g}"
+            alone = found.alone.get(place.name, 0.0)
+            why = f"{place.node.op} not quantized: " + (
+                f"it takes {slower[place.name] * 1e6:.2g} us more"
+                if place.name in slower
+                else f"alone it costs {alone:.2g}"
+            )
             entry = plan.tensors.get(out, Entry())
             plan.tensors[out] = replace(entry, why=why)
     return plan, found.outcome

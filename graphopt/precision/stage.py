@@ -33,9 +33,11 @@ from .plan import LOW, Plan
 from .quantization import DTYPES, kept, needs_samples, prepare, within
 from .samples import Samples, random_samples
 from .sparsity import count, prune
+from .times import merged, read_times
 from .trial import Outcome, Trials
 from .types import know_types
 from .unquantize import Source, is_quantized, unquantize
+from .watch import Clock, Watch
 from .write import Written, write_plan
 
 LEAST_OPSET = {"bf16": 13, "int8": 19, "fp8": 19, "int4": 21, "auto": 19}
@@ -72,8 +74,9 @@ class Request:
     """How many samples ranges are measured on, at most."""
     weights_only: bool = False
     """Quantize weights, and compute in float16."""
-    layer_times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Node -> {dtype: seconds}: measured times, for auto, in place of bytes and FLOPs."""
+    layer_times: Mapping[str, Mapping[str, float]] | Sequence[str | Path] = field(default_factory=dict)
+    """Measured times, for auto, in place of bytes and FLOPs: files that `graphopt profile -o` wrote of engines of this
+    model in float32, float16, int8, ...; or node -> {dtype: seconds}."""
     version: str = ""
     """Of the backend that is planned for; the installed one if not given."""
     prune: bool = False
@@ -141,8 +144,11 @@ def lower(
     inputs: Any = None,
     progress: Progress | None = None,
     runner_options: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
 ) -> Precision:
     """Make the graph what the request asks for, in place; what was decided, and how far it is off.
+
+    clock: how long a graph takes on the GPU at hand, and its layers; what `auto` then goes by.
 
     Raises:
         UsageError: the request, the plan or the samples do not fit the model.
@@ -198,7 +204,10 @@ def lower(
             found.plan = given
             outcome = _judge(trials, found.plan, found)
         else:
-            outcome = _Decision(graph, request, target, layers, feeds, runner, trials, found, tell, source.ranges).run()
+            decision = _Decision(
+                graph, request, target, layers, feeds, runner, trials, found, tell, source.ranges, clock
+            )
+            outcome = decision.run()
     if trials is not None:
         found.trials = trials.tried
     if outcome is not None:
@@ -249,12 +258,17 @@ class _Decision:
     def __init__(
         self, graph: gs.Graph, request: Request, target: Target, layers: Mapping[str, type[Layer]],
         feeds: Sequence[Feeds], runner: Runner, trials: Trials | None, found: Precision, tell: Progress,
-        ranges: Mapping[str, float],
+        ranges: Mapping[str, float], clock: Clock | None,
     ) -> None:  # fmt: skip
         self.ranges = ranges
         self.graph, self.request, self.target, self.layers = graph, request, target, layers
         self.feeds, self.runner, self.trials, self.found, self.tell = feeds, runner, trials, found, tell
-        self.cost = Cost(request.layer_times)
+        given = request.layer_times
+        if not isinstance(given, Mapping):
+            given = merged(*(read_times(path, graph) for path in given))
+        watched = clock is not None and trials is not None and request.precision == "auto" and not given
+        self.watch = Watch(graph, trials, clock, found.notes) if watched and trials and clock else None
+        self.cost = Cost(given)
 
     def run(self) -> Outcome | None:
         request, found = self.request, self.found
@@ -267,6 +281,8 @@ class _Decision:
         floats.measure(self.feeds, self.runner)
         outcome = self._repaired(floats)
         if outcome is not None and outcome.worst > found.budget and request.precision == "auto":
+            self._watched(Plan(request.precision, request.io), "float32")
+            self._watched(found.plan, low)
             found.plan, outcome = low_floats(floats, self.trials, found.budget, self.cost, self.tell)
         for name in self._quantized():
             outcome = self._quantize(name, outcome)
@@ -312,7 +328,11 @@ class _Decision:
         if (self.request.calib in (None, "random") and not self.ranges) or not self.request.judge:
             self.found.notes.append("auto quantizes nothing without real samples: add --calib")
             return []
-        if not self.request.layer_times and loses(self.target.backend, self.target.version, gpu()):
+        if (
+            self.watch is None
+            and not self.request.layer_times
+            and loses(self.target.backend, self.target.version, gpu())
+        ):
             self.found.notes.append(f"auto quantizes nothing: products of 8 bits are slower than float16 on {gpu()}")
             return []
         capability = self.target.compute_capability
@@ -329,11 +349,23 @@ class _Decision:
         found.notes += made.notes
         if not made.places:
             return outcome
+        before = found.plan
+        if self.watch is not None:
+            self._watched(before, "float16")
+            self._watched(made.plan(before, [place.name for place in made.places]), made.quantized)
         plan, judged = within(made, found.plan, self.trials, found.budget, self.cost, self.tell)
         if judged is not None and outcome is not None and judged.worst > found.budget >= outcome.worst:
             return outcome
+        if self.watch is not None and self.watch.is_slower(plan, before):
+            found.notes.append(f"nothing is quantized: on this GPU it takes {self.watch.told(plan, before)}")
+            return outcome
         found.plan = plan
         return judged
+
+    def _watched(self, plan: Plan, dtype: str) -> None:
+        if self.watch is not None:
+            self.tell(f"precision: layer times in {dtype}", 0, 0)
+            self.cost.measured = self.watch.learn(plan, dtype)
 
 
 class _First:

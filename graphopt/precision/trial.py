@@ -94,6 +94,10 @@ class Trials:
             write_plan(graph, plan, self.layers, self.custom)
         return graph
 
+    def feeds_of(self, graph: gs.Graph) -> Feeds:
+        """The first sample, in the dtypes of the graph's inputs."""
+        return fitting(self.samples[0], graph)
+
     def run(self, plan: Plan, only: int | None = None) -> Outcome:
         """The outcome of a plan. only: of this sample. Raises ExecutionError and NoRounding."""
         graph = self.graph(plan)

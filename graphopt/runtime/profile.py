@@ -39,6 +39,8 @@ class LayerTime:
     """The nodes of the exported model that these stand for."""
     rules: list[str] = field(default_factory=list)
     """The rewrites that made them."""
+    dtype: str = ""
+    """What it computes: of its inputs and constants the narrowest; float32 is TF32 where the engine says so."""
     nbytes: int = 0
     """Of its inputs, constants and outputs."""
     by: str = ""
@@ -140,7 +142,7 @@ def _layers(engine: Engine, call: Any, runs: int, nodes: Mapping[str, Mapping[st
         sources, rules = list(entry.get("from") or [step.entry.node]), list(entry.get("rules", ()))
         nbytes = sum(int(tensor.nbytes) for tensor in (*step.given.values(), *step.outputs))
         names = [step.entry.node], sources, rules
-        layers.append(LayerTime(step.entry.layer, "kernel", kernels[at], 0.0, *names, nbytes, "metadata"))
+        layers.append(LayerTime(step.entry.layer, "kernel", kernels[at], 0.0, *names, nbytes=nbytes, by="metadata"))
     return layers
 
 
@@ -212,6 +214,7 @@ def attribute(
         detail = known.get(name, {})
         layer = LayerTime(name, str(detail.get("LayerType", "")), ms)
         layer.nbytes = sum(_nbytes(one) for kind in ("Inputs", "Constants", "Outputs") for one in detail.get(kind, ()))
+        layer.dtype = _dtype(detail)
         layer.nodes = list(dict.fromkeys(_ONNX.findall(str(detail.get("Metadata", "")))))
         layer.by = "metadata" if layer.nodes else ""
         if not layer.nodes:
@@ -251,6 +254,15 @@ def _from_neighbours(layers: list[LayerTime], known: Mapping[str, Mapping[str, A
 
 
 _SIZES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "FP8": 1, "Int32": 4, "Int64": 8, "Bool": 1, "UInt8": 1}
+
+
+_DTYPES = {"FP8": "float8e4m3fn", "Int8": "int8", "Int4": "int4", "Half": "float16", "BFloat16": "bfloat16"}
+"""The inspector's words, the narrowest first."""
+
+
+def _dtype(detail: Mapping[str, Any]) -> str:
+    held = {str(one.get("Datatype", "")) for kind in ("Inputs", "Constants") for one in detail.get(kind, ())}
+    return next((dtype for word, dtype in _DTYPES.items() if word in held), "float32") if held else ""
 
 
 def _nbytes(tensor: Mapping[str, Any]) -> int:
