@@ -51,8 +51,8 @@ class Checked:
     predicted: bool
     """'will build', said before any build."""
     rewrites: list[dict[str, Any]]
-    """Each legalizing pass that fired: `pass`, `does`, `changes`; of the nodes that it made how many stand (`nodes`) and in
-    which `dtypes` they compute; `accuracy`."""
+    """Each legalizing pass that fired: `pass`, `does`, `changes`; of the nodes that it made how many stand (`nodes`),
+    and in which `dtypes` they compute; `accuracy`."""
     interface: dict[str, str]
     opset: dict[str, Any] | None
     nodes_before: int

@@ -6,8 +6,6 @@
     so are the operands in TF32
 
 Native where the target has them: int8 with a constant zero point of 0, per tensor or per axis.
-
-    Accuracy: exact, on TF32 too; QuantizeLinear divides in float32, as onnxruntime does.
 """
 
 from __future__ import annotations
@@ -294,6 +292,8 @@ def spell_quantized(graph: gs.Graph, target: Target, model: Model) -> int:
 
     A sum that may exceed 2**24, beyond which float32 does not hold every whole number, is taken in parts, which are
     added in int32.
+
+    Accuracy: exact, on TF32 too; QuantizeLinear divides in float32, as onnxruntime does.
     """
     return rewrite(model, target, HANDLERS, "spell-quantized")
 
