@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +18,7 @@ from .config import Dims, Limits, Shapes, Target
 from .errors import BackendError, UsageError
 from .importing.ask import Import
 from .importing.door import open_source
+from .ir import dtypes
 from .ir.graph import flatten, peek, scopes
 from .ir.save import stage
 from .job import Job, Progress
@@ -51,7 +53,8 @@ class Checked:
     predicted: bool
     """'will build', said before any build."""
     rewrites: list[dict[str, Any]]
-    """Each legalizing pass that fired: name, what it does, the nodes of the source, nodes added."""
+    """Each legalizing pass that fired: `pass`, `does`, `changes`; of the nodes that it made how many stand (`nodes`),
+    and in which `dtypes` they compute; `accuracy`."""
     interface: dict[str, str]
     opset: dict[str, Any] | None
     nodes_before: int
@@ -120,7 +123,7 @@ def check(
         after, predicted = ask.verdict(manager.graph, Path(folder) / "result.onnx")
     after.blockers = [_with_remedy(one, manager, registry) for one in after.blockers]
     rewrites = [
-        {"pass": one.name, "does": one.doc, "changes": one.changes, "nodes": _made_by(manager.graph, one.name)}
+        {"pass": one.name, "does": one.doc, "changes": one.changes, **_cost(manager, one.name)}
         for one in fired
         if one.changes and one.stage == "legalize" and one.plugin.startswith("legalize")
     ]
@@ -191,13 +194,20 @@ class _Ask:
         return ""
 
 
-def _made_by(graph: gs.Graph, name: str) -> int:
-    count = 0
-    for scope in scopes(graph):
-        for node in scope.nodes:
-            known = peek(node)
-            count += known is not None and name in flatten(known.rules)
-    return count
+def _cost(manager: Manager, name: str) -> dict[str, Any]:
+    """How many nodes a pass made that still stand, in which dtypes they compute, and how exactly, as the pass says."""
+    made = [
+        node
+        for scope in scopes(manager.graph)
+        for node in scope.nodes
+        if (known := peek(node)) is not None and name in flatten(known.rules)
+    ]
+    found = {dtypes.name(dtypes.of(tensor)) for node in made for tensor in node.outputs if tensor.name}
+    entry = next(one for stage in manager.stages.values() for one in stage if one.name == name)
+    text = getattr(entry.run, "function", type(entry.run)).__doc__ or ""
+    said = re.search(r"^ *Accuracy: (.+?)(?:\n *\n|\Z)", text, re.S | re.M)
+    accuracy = " ".join(said[1].split()) if said else "not said"
+    return {"nodes": len(made), "dtypes": sorted(found - {"?"}), "accuracy": accuracy}
 
 
 def _with_remedy(one: Blocker, manager: Manager, registry: Registry) -> Blocker:

@@ -98,7 +98,9 @@ def _tell(found: Checked) -> None:
     for name, how in found.interface.items():
         out.print(f"{name}: {how}", markup=False)
     for one in found.rewrites:
-        out.print(f"{one['pass']}: {one['changes']} changes, {one['nodes']} nodes: {one['does']}", markup=False)
+        made = f"{one['nodes']} nodes in {', '.join(one['dtypes'])}" if one["nodes"] else "no node of its own"
+        out.print(f"{one['pass']}: {one['changes']} changes, {made}: {one['does']}", markup=False)
+        out.print(f"  accuracy: {one['accuracy']}", markup=False)
     expected = (
         "" if found.result.builds is not None else f" (expected: {'builds' if found.predicted else 'does not build'})"
     )

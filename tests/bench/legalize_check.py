@@ -208,6 +208,7 @@ def main() -> int:
     parser.add_argument("--memory", type=Path, default=Path("check_memory.jsonl"), help="verdicts, by digest")
     parser.add_argument("--sample", type=int, default=1, help="every n-th model only")
     parser.add_argument("--only", default="", help="models whose name holds this")
+    parser.add_argument("--failed", type=Path, help="only what did not build, or was not expected, in these records")
     parser.add_argument("--seconds", type=float, default=120, help="limit for a build")
     words = parser.parse_args()
     if words.table:
@@ -217,11 +218,15 @@ def main() -> int:
         words.json.unlink(missing_ok=True)
     rows = [json.loads(line) for line in words.json.read_text().splitlines()] if words.json.exists() else []
     known = {(one["label"], one["name"], one["version"]) for one in rows}
+    wanted = None
+    if words.failed:
+        old = map(json.loads, words.failed.read_text().splitlines())
+        wanted = {(one["label"], one["name"]) for one in old if not one["builds"] or not right(one)}
     juries = [Jury(python, words.seconds) for python in words.python or [sys.executable]]
     backends = [Remembered(jury, words.memory, None) for jury in juries]
 
     def keep(label: str, name: str, backend: Remembered, model: Any, **options: Any) -> None:
-        if (label, name, backend.version()) in known:
+        if (label, name, backend.version()) in known or (wanted is not None and (label, name) not in wanted):
             return
         about = {"label": label, "name": name, "version": backend.version()}
         began = time.process_time()

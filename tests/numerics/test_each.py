@@ -162,10 +162,10 @@ def test_a_name_that_only_an_output_bears_may_become_better_known(tmp_path: Path
     """Exporters name dimensions of outputs that they do not follow; wrong sizes and lost symbols are still refused."""
     source = model(
         """g (float[N,4] x) => (float[out_dim_0,2,2] y) { s = Shape(x) n = Gather(s, zero) f = Unsqueeze(n, axes)
-        t = Concat <axis = 0> (f, rest) y = Reshape(x, t) }""",
+        t = Concat <axis = 0> (f, rest) r = Reshape(x, t) y = Relu(r) }""",
         weights={"zero": np.int64(0), "axes": [0], "rest": [2, 2]},
     )
     found = graphopt.optimize(source, verify="each")
     assert found.status == "ok"
-    assert [node.op for node in found.graph.nodes] == ["Reshape"]
+    assert [node.op for node in found.graph.nodes] == ["Reshape", "Relu"]
     assert list(found.graph.outputs[0].shape) == ["N", 2, 2]

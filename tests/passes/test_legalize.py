@@ -224,6 +224,20 @@ def test_dynamic_quantization(opset):
     check_rule(quantized.spell_quantized, model(source, opset=opset), shapes={"x": (3, 5)})
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_quantization_of_what_is_no_number_stays_in_range(kind):
+    x = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 3e9, -3e9, 0.5] * 3, np.float32)
+    source = model(
+        "g (float[24] x) => (float[24] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
+        weights={"s": np.float32(0.01), "z": np.array(6, kind)},
+        opset=13,
+    )
+    result, fired = apply(source, quantized.spell_quantized)
+    assert fired["spell-quantized"]
+    run = [onnxruntime.InferenceSession(one.SerializeToString()).run(None, {"x": x})[0] for one in (source, result)]
+    np.testing.assert_allclose(run[0], run[1], rtol=1e-6)
+
+
 def test_integer_products_are_exact():
     x = np.random.default_rng(0).integers(0, 256, (3, 16), dtype=np.uint8)
     w = np.random.default_rng(1).integers(-128, 128, (16, 5), dtype=np.int8)

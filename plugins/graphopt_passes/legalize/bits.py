@@ -127,7 +127,10 @@ HANDLERS = {
 
 @graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def spell_bits(graph: gs.Graph, target: Target, model: Model) -> int:
-    """BitShift, BitwiseAnd, Or, Xor, Not = products, quotients and sums of powers of two, for TensorRT only."""
+    """BitShift, BitwiseAnd, Or, Xor, Not = products, quotients and sums of powers of two, for TensorRT only.
+
+    Accuracy: exact.
+    """
     return rewrite(model, target, HANDLERS, "spell-bits")
 
 

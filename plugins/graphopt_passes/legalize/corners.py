@@ -168,7 +168,10 @@ HANDLERS = {
 
 @graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def mend_corners(graph: gs.Graph, target: Target, model: Model) -> int:
-    """Forms of operators that TensorRT refuses = the same in forms that it takes (float Mod, maxima of bools)."""
+    """Forms of operators that TensorRT refuses = the same in forms that it takes (float Mod, maxima of bools).
+
+    Accuracy: exact.
+    """
     return rewrite(model, target, HANDLERS, "mend-corners")
 
 

@@ -40,6 +40,8 @@ def expand_functions(graph: gs.Graph, target: Target, model: Model) -> int:
 
     At the model's opset, and not where an operator of the definition is spelled otherwise there. Random operators stay
     random: Bernoulli's definition draws anew.
+
+    Accuracy: as the definition rounds, step by step in the dtype of the model.
     """
     return rewrite(model, target, dict.fromkeys(FUNCTIONS, _expand), "expand-functions")
 

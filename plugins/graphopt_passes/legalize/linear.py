@@ -229,6 +229,8 @@ def spell_linear(graph: gs.Graph, target: Target, model: Model) -> int:
     """DFT, STFT, CumProd, Det, Col2Im, AffineGrid = matrix products, convolutions and slices, for TensorRT only.
 
     The dimensions along which they work must be static.
+
+    Accuracy: sums of products in float32, TF32 on the GPU; infinity times a zero of the matrix is NaN.
     """
     return rewrite(model, target, HANDLERS, "spell-linear")
 

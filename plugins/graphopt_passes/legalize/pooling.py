@@ -208,7 +208,10 @@ HANDLERS = {
 
 @graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def spell_pools(graph: gs.Graph, target: Target, model: Model) -> int:
-    """Dilated, L3 and indexed pools = maxima and sums of strided slices, for TensorRT only."""
+    """Dilated, L3 and indexed pools = maxima and sums of strided slices, for TensorRT only.
+
+    Accuracy: exact; LpPool and averages as float32 rounds.
+    """
     return rewrite(model, target, HANDLERS, "spell-pools")
 
 

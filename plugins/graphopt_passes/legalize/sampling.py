@@ -215,6 +215,8 @@ def spell_sampling(graph: gs.Graph, target: Target, model: Model) -> int:
     """Reducing scatters, TfIdfVectorizer, RoiAlign, DeformConv = comparisons and products, for TensorRT only.
 
     Not where a plugin of the target takes them. Shapes must be static; scatters of at most 64 updates along the axis.
+
+    Accuracy: updates in their order, as float32 rounds; TF32 in DeformConv and RoiAlign.
     """
     taken = table(target.backend, target.version).by_plugin if target.backend in FLAVORS else frozenset()
     return rewrite(model, target, {op: f for op, f in HANDLERS.items() if op not in taken}, "spell-sampling")

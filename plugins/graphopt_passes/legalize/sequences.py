@@ -119,7 +119,10 @@ HANDLERS: dict[str, Any] = {"SequenceAt": at, "SequenceLength": length, "ConcatF
 
 @graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def resolve_sequences(graph: gs.Graph, target: Target, model: Model) -> int:
-    """SequenceAt([x0, x1, ...], i) = xi, and so for SequenceLength and ConcatFromSequence, for TensorRT only."""
+    """SequenceAt([x0, x1, ...], i) = xi, and so for SequenceLength and ConcatFromSequence, for TensorRT only.
+
+    Accuracy: exact.
+    """
     return rewrite(model, target, HANDLERS, "resolve-sequences")
 
 

@@ -131,7 +131,10 @@ HANDLERS = {
 
 @graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def spell_training(graph: gs.Graph, target: Target, model: Model) -> int:
-    """Momentum, Adagrad, Adam, batch statistics and dropout in training = arithmetic, for TensorRT only."""
+    """Momentum, Adagrad, Adam, batch statistics and dropout in training = arithmetic, for TensorRT only.
+
+    Accuracy: as float32 rounds; random numbers are drawn anew.
+    """
     return rewrite(model, target, HANDLERS, "spell-training")
 
 

@@ -45,6 +45,8 @@ def widen_dtypes(graph: gs.Graph, target: Target, model: Model) -> int:
     int8, int16, uint8 and uint16 are carried in int32, uint32 and uint64 in int64 (uint64 below 2**63), small floats in
     float32; sums and products wrap around or are rounded as D does. Not where only movement touches a value that
     QuantizeLinear made: TensorRT moves those as they are.
+
+    Accuracy: exact: integers wrap around, small floats are rounded to even after each operator; uint64 below 2**63.
     """
     return rewrite(model, target, {op: _widen for op in WIDENED}, "widen-dtypes", _is_concerned)
 
