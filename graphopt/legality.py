@@ -84,9 +84,9 @@ def ports(graph: gs.Graph) -> list[Blocker]:
             remedy = ""
             if kind != "tensor":
                 what = f"{kind}s"
-                remedy = "tensors as inputs and outputs of their own" if kind == "sequence" else ""
+                remedy = "none, but tensors of their own in its place"
             elif name == "string":
-                what, remedy = "strings", "this part outside of the model"
+                what, remedy = "strings", "none: do this part outside of the model"
             elif name in NEVER_TAKEN or (name in NEVER_PORTS and _handled(tensor, side, name)):
                 what, remedy = name, f"--promote-io gives it {dtypes.name(carrier(dtypes.of(tensor)))}"
             else:

@@ -232,12 +232,24 @@ def test_quantization_of_what_is_no_number_stays_in_range(kind):
     source = model(
         "g (float[24] x) => (float[24] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
         weights={"s": np.float32(0.01), "z": np.array(6, kind)},
-        opset=13,
+        opset=11,
     )
     result, fired = apply(source, quantized.spell_quantized)
     assert fired["spell-quantized"]
     run = [onnxruntime.InferenceSession(one.SerializeToString()).run(None, {"x": x})[0] for one in (source, result)]
     np.testing.assert_allclose(run[0], run[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float8e4m3fn[4] x, float s) => (float[4] y) { y = DequantizeLinear(x, s) }",
+        "g (float[4] x, float s, float8e4m3fn z) => (float8e4m3fn[4] y) { y = QuantizeLinear(x, s, z) }",
+    ],
+)
+def test_ports_that_only_quantization_touches_stay(text):
+    """TensorRT builds these, and no Cast from or to such a port."""
+    assert_unchanged(quantized.spell_quantized, model(text, opset=19))
 
 
 def test_integer_products_are_exact():

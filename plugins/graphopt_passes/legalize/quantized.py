@@ -29,6 +29,8 @@ _RANGE = {
     "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535), "int4": (-8, 7),
     "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3),
 }  # fmt: skip
+_PORTS = ("float8e4m3fn", "int4", "float4e2m1")
+"""Dtypes of inputs and outputs that TensorRT has, but no Cast of which it builds."""
 _NATIVE = ("int8", "float8e4m3fn", "int4", "float4e2m1")
 _EXACT = 1 << 24
 
@@ -86,6 +88,8 @@ def quantize(site: Site) -> Value:
     narrow = dtypes.name(site.out_dtype())
     if _native(site, narrow):
         raise Skip("TensorRT quantizes so itself")
+    if narrow in _PORTS and site.model.editor.is_result(site.node.outputs[0]):
+        raise Skip("such an output is made by QuantizeLinear alone; --promote-io gives it another dtype")
     op, x, scale, zero = site.op, site[0], site[1], site.input(2)
     divisor = dtypes.from_onnx(int(site.attr("precision", 0) or 0)) or np.dtype(np.float32)
     if dtypes.name(x.dtype) in ("float64",):
@@ -97,7 +101,7 @@ def quantize(site: Site) -> Value:
         rounded = op.Round(quotient)
         if zero is not None:
             rounded = op.Add(rounded, site.cast(_spread(site, unpack(site, zero), x), np.float32))
-        least = op.Where(op.GreaterOrEqual(rounded, np.float32(low)), rounded, np.float32(low))  # of NaN, too
+        least = op.Where(op.Greater(rounded, np.float32(low)), rounded, np.float32(low))  # of NaN, too
         clipped = op.Min(least, np.float32(high))
         return pack(site, site.cast(clipped, carrier(site.out_dtype())), site.out_dtype())
     if zero is not None:
@@ -113,6 +117,8 @@ def dequantize(site: Site) -> Value:
     if narrow in _NATIVE and _native(site, narrow):
         raise Skip("TensorRT dequantizes so itself")
     op, x, zero = site.op, site[0], site.input(2)
+    if narrow in _PORTS and x.tensor is not None and site.model.editor.is_input(x.tensor):
+        raise Skip("such an input is read by DequantizeLinear alone; --promote-io gives it another dtype")
     wide = unpack(site, x)
     kind = np.dtype(np.float32)
     if zero is not None:
