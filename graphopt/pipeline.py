@@ -100,7 +100,7 @@ def optimize(
         _keep_input(model, output)
     source = open_source(
         model, importer, registry, profile=shapes, opset=opset, inputs=inputs, verify=verify != "none", strict=strict,
-        limits=limits, progress=progress,
+        keep_calls=lower != "never",        limits=limits, progress=progress,
     )  # fmt: skip
     model = model if source is None else source.path
     layers = {kebab(layer.__name__) for _, layer in registry.layers()}

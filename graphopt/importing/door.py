@@ -19,6 +19,8 @@ from graphopt.config import Limits, Shapes
 from graphopt.errors import BackendError, ImporterError, UsageError, VerificationError
 from graphopt.importer import Importer
 from graphopt.ir.staging import staging
+from graphopt.layers.function import NAMESPACE
+from graphopt.layers.layer import DOMAIN
 from graphopt.numerics.difference import Difference
 from graphopt.numerics.exchange import read_values, write_values
 from graphopt.numerics.execute import ExecutionError, Runner
@@ -66,13 +68,15 @@ def open_source(
     inputs: Any = None,
     verify: bool = True,
     strict: bool = False,
+    keep_calls: bool = True,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Source | None:
     """The source as an ONNX file, if it is another framework's; None for an ONNX model, an engine, or what is no path.
 
     profile, opset, inputs: what `ask` does not say. verify: compare outputs with the framework's own. strict: what
-    could not be compared is an error.
+    could not be compared is an error. keep_calls: calls of custom layers, which stand for a framework's own operators,
+    stay calls; else passes may take them apart.
 
     Raises:
         UsageError: no such importer or option, or shapes and inputs that do not fit.
@@ -97,6 +101,8 @@ def open_source(
         bounds = {key: profile.of(key) for key in {*profile.min, *profile.opt, *profile.max}} if profile else {}
         found = _converted(name, importer, ask, registry, folder, bounds, verify, limits, show)
         path = _named(Path(found["path"]), stem_of(name))
+        if not keep_calls:
+            _spell_out(path)
         report = {
             "importer": importer.name,
             "source": name,
@@ -155,6 +161,32 @@ def _named(path: Path, stem: str) -> Path:
         path.rename(wanted)
         return wanted
     return path
+
+
+def _spell_out(path: Path) -> None:
+    """Calls of custom layers become calls of functions like any other."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    if all(one.domain != DOMAIN for one in model.functions):
+        return
+    model.opset_import.append(onnx.helper.make_opsetid(_SPELLED_OUT, 1))
+    for function in model.functions:
+        if function.domain == DOMAIN:
+            function.domain = _SPELLED_OUT
+            function.attribute.remove(NAMESPACE)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for node in nodes:
+        if node.domain == DOMAIN:
+            node.domain = _SPELLED_OUT
+        kept = [one for one in node.attribute if one.name != NAMESPACE]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        nodes += [inner for one in node.attribute if one.HasField("g") for inner in one.g.node]
+    path.write_bytes(model.SerializeToString())
+
+
+_SPELLED_OUT = f"{DOMAIN}.body"
 
 
 def _compared(

@@ -61,8 +61,8 @@ class Layer:
     """Whether equal inputs give equal bits (no atomic additions of floats)."""
     torch_op: ClassVar[str] = ""
     """The PyTorch operator that is this layer: "acme::fused_square". A model that calls it can then be imported: the
-    call becomes the layer's meaning. Its tensors are the layer's inputs and its other arguments the attributes, by
-    name, or, where names differ, tensors in order."""
+    call becomes a call of the layer, whose body stands for it where no kernel runs. Its tensors are the layer's inputs
+    and its other arguments the attributes, by name, or, where names differ, tensors in order."""
     cases: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """More sizes for the conformance suite and `bench-layer`: `({"...": (8, 128), "columns": 768},)`; keys may also be
     attributes. Those the suite makes of `shapes` (empty, one, odd, large) are always there."""

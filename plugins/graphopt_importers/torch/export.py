@@ -160,14 +160,17 @@ def _torchscript(found: Read, ask: Examples, calls: Calls, request: ImportReques
         named = {axis: dim for axis, dim in enumerate(ask.names.get(name, ())) if isinstance(dim, str)}
         if named:
             axes[name] = named
+    if found.is_script and (calls.kwargs or len(calls.leaves) != len(calls.args)):
+        raise UsageError("TorchScript is exported with tensors as its only arguments", where=request.source)
     opset = request.opset or _SCRIPT_OPSET
     if opset > _SCRIPT_MOST:
         raise UsageError(f"the torchscript exporter ends at opset {_SCRIPT_MOST}", where="--opset")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", torch.jit.TracerWarning)
         torch.onnx.export(
-            _Flat(calls).eval(), tuple(leaf.clone() for leaf in calls.leaves), str(path), dynamo=False,
-            input_names=calls.names, output_names=calls.outputs, dynamic_axes=axes or None, opset_version=opset,
+            calls.model if found.is_script else _Flat(calls).eval(), tuple(leaf.clone() for leaf in calls.leaves),
+            str(path), dynamo=False, input_names=calls.names, output_names=calls.outputs, dynamic_axes=axes or None,
+            opset_version=opset,
         )  # fmt: skip
     baked = {
         f"{one.filename}, line {one.lineno}: {linecache.getline(one.filename, one.lineno).strip()}": None

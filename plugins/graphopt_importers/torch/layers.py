@@ -1,4 +1,4 @@
-"""Operators of torch.library that a custom layer stands for: their calls become the layer's meaning."""
+"""Operators of torch.library that a custom layer stands for: their calls become calls of the layer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import onnx
 import torch
 
 from graphopt.errors import ModelError
-from graphopt.layers.function import NAMESPACE, PRESENT, function_of
-from graphopt.layers.layer import Layer
+from graphopt.layers.function import call_attributes, function_of
+from graphopt.layers.layer import DOMAIN, Layer
 from graphopt.rewrite.build import Skip
 
 _ANY = sorted(f"tensor({name})" for name in (
@@ -55,45 +55,37 @@ class LayerCalls:
             return []
         model = onnx.load(path, load_external_data=False)
         opset = next(one.version for one in model.opset_import if not one.domain)
-        known: set[tuple[str, str]] = set()
+        known: set[str] = set()
         for node in _nodes(model):
             if (node.domain, node.op_type) not in self.used:
                 continue
             layer, present, kinds = self.used[node.domain, node.op_type]
-            function = _function(layer, opset, present, kinds, node.domain)
-            if (function.domain, function.name) not in known:
-                known.add((function.domain, function.name))
+            function = _function(layer, opset, present, kinds)
+            if function.name not in known:
+                known.add(function.name)
                 model.functions.append(function)
-            node.op_type = function.name
+            node.domain, node.op_type = DOMAIN, function.name
             del node.attribute[:]
-            node.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in _plain(layer).items())
-        for domain in {domain for domain, _ in known}:
-            if all(one.domain != domain for one in model.opset_import):
-                model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+            attributes = call_attributes(layer, present, layer.values)
+            node.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in attributes.items())
+        others = [one for one in model.opset_import if one.domain not in {domain for domain, _ in self.used}]
+        del model.opset_import[:]
+        model.opset_import.extend([*others, onnx.helper.make_opsetid(DOMAIN, 1)])
         path.write_bytes(model.SerializeToString())
-        return [f"{op} is layer {name}" for op, name in self.names.items() if any(n[1].startswith(name) for n in known)]
+        return [
+            f"{op} is layer {name}" for op, name in self.names.items() if any(one.startswith(name) for one in known)
+        ]
 
 
-def _function(
-    layer: Layer, opset: int, present: tuple[str, ...], kinds: dict[str, Any], domain: str
-) -> onnx.FunctionProto:
+def _function(layer: Layer, opset: int, present: tuple[str, ...], kinds: dict[str, Any]) -> onnx.FunctionProto:
     values = layer.values
     fixed = [one for one in layer.variants if all(values[name] == value for name, value in one.items())]
     if not fixed:
         raise ModelError(f"layer {layer!r}: none of its variants has these attributes", where=layer.torch_op)
     try:
-        function = function_of(layer, opset, present, fixed[0], kinds, values)
+        return function_of(layer, opset, present, fixed[0], kinds, values)
     except Skip as skip:
         raise ModelError(f"layer {layer.name} cannot be said at opset {opset}: {skip}", where=layer.torch_op) from skip
-    function.domain = domain  # of domain graphopt, it would be taken as placed already, whether that pays or not
-    rest = [name for name in function.attribute if name not in (NAMESPACE, PRESENT)]
-    del function.attribute[:]
-    function.attribute.extend(rest)
-    return function
-
-
-def _plain(layer: Layer) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in layer.values.items()}
 
 
 def _overload(layer: type[Layer]) -> Any:
