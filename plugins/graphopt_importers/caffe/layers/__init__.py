@@ -1,6 +1,6 @@
 """Writers of layers, by kind; importing this registers them all."""
 
-from graphopt_importers.caffe.mapping import CONVERTERS
+from graphopt_importers.caffe.mapping import CONVERTERS, write
 
 from . import dense, detection, elementwise, normalization, pooling, recurrent, regions, resizing, shapes, windows
 
@@ -16,4 +16,5 @@ __all__ = [
     "resizing",
     "shapes",
     "windows",
+    "write",
 ]
