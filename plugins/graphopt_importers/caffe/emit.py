@@ -18,6 +18,7 @@ Dim = int | str
 OPSETS = range(13, 25)
 BEST_OPSET = 17
 _LARGEST_PROTO = 2**26
+_LARGEST_FILLED = 2**26
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Graph:
         value = Value(name, made.shape, helper.np_dtype_to_tensor_dtype(made.dtype), made)
         self._constants[key] = value
         return value
+
+    def filled(self, shape: Sequence[int], number: float) -> Value:
+        """A constant of one number. Raises ModelError where that would be too large."""
+        if prod(shape) > _LARGEST_FILLED:
+            raise ModelError(f"a constant of {'x'.join(map(str, shape))} numbers is too large")
+        return self.const(np.full(shape, number, np.float32))
 
     def ints(self, values: Sequence[int]) -> Value:
         return self.const(np.array(values, np.int64).reshape(len(values)), np.int64)
