@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import print_json, stdout, warn
-from .engines.key import NoKey, file_digest, request_key
+from .engines.digest import file_digest
+from .engines.key import NoKey, data_files, request_key
 from .engines.store import Store
+from .errors import ModelError
 from .ir.staging import staging
 from .layers.measured import measured_files
 from .manifest import write_manifest
@@ -69,7 +71,14 @@ class Build:
         if not self._key or self.store is None or self.report is not None or self.words.get("save_onnx"):
             return False
         found = self.store.request(self._key)
-        return found is not None and self._take(found, began)
+        return found is not None and self._is_as_it_was(found["data"]) and self._take(found, began)
+
+    def _is_as_it_was(self, data: dict[str, str]) -> bool:
+        """Whether the files with the model's external data are those of the answer."""
+        try:
+            return all(file_digest(Path(self.model).parent / name) == digest for name, digest in data.items())
+        except ModelError:
+            return False
 
     def _is_whole(self) -> bool:
         return not self.foreign and Path(self.model).is_file()
@@ -78,6 +87,10 @@ class Build:
         """The engine, in place. Raises GraphoptError."""
         from .pipeline import optimize
 
+        try:
+            data = data_files(Path(self.model)) if self._key else {}
+        except Exception:  # what is wrong with the model is said by who reads it
+            self._key = ""
         self.result = optimize(
             self.model, engine=self.engine, store=self.store, progress=progress, count_layers=True,
             made_by={"command": self.command, "files": self._files}, **options,
@@ -85,7 +98,7 @@ class Build:
         self.answer = self.result.to_json()
         made = self.answer["build"]["cache"]["key"]
         if self._key and made and self.store is not None and self.answer["status"] in ("ok", "unchecked"):
-            self.store.answer(self._key, {"engine": made, "report": self.answer})
+            self.store.answer(self._key, {"engine": made, "data": data, "report": self.answer})
 
     def _take(self, found: dict[str, Any], began: float) -> bool:
         """Whether the engine of an earlier answer is there, and now in place."""
@@ -120,7 +133,7 @@ class Build:
         try:
             files = self._files | {str(path): file_digest(path) for path in measured_files()}
             plugins, without = self.words.get("plugin") or (), self.words.get("no_plugin") or ()
-            return request_key(Path(self.model), self.words, files, plugins, without)
+            return request_key(self.words, files, plugins, without)
         except NoKey:
             return ""
 

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from graphopt import __version__
 from graphopt.backends.build_options import BuildOptions
 from graphopt.config import Shapes, Target
-from graphopt.errors import ModelError
+
+from .digest import file_digest
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +57,7 @@ def engine_key(
     parts = {
         "schema": SCHEMA,
         "graphopt": __version__,
-        "model": _model(model),
+        "model": [file_digest(model), _data_files(model, proto)],
         "shapes": asdict(shapes or Shapes()),
         "options": {name: value for name, value in asdict(options).items() if name not in _NOT_PART}
         | {"timing_cache": bool(options.timing_cache)},
@@ -71,11 +71,12 @@ def engine_key(
 
 
 def request_key(
-    model: Path, words: Mapping[str, Any], files: Mapping[str, str], plugins: Sequence[str], no_plugins: Sequence[str]
+    words: Mapping[str, Any], files: Mapping[str, str], plugins: Sequence[str], no_plugins: Sequence[str]
 ) -> str:
-    """The key of a whole command: the model's bytes, every option, the files that options name, and all code.
+    """The key of a whole command: every option, the files that they name, and all code.
 
-    files: each with its digest, the model's among them.
+    files: each with its digest, the model's among them; not those with a model's external data, which nobody knows
+    who has not parsed it: they are part of the answer.
 
     Raises NoKey where code of the user's own decides what comes out.
     """
@@ -86,7 +87,6 @@ def request_key(
         "schema": SCHEMA,
         "graphopt": [__version__, package_source(Path(__file__).parents[1])],
         "library": _library(),
-        "model": _model(model, files.get(str(model), "")),
         "words": {name: words[name] for name in sorted(words)},
         "files": sorted(files.items()),
         "plugins": [found, list(no_plugins)],
@@ -145,21 +145,16 @@ def digest_of(parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
-def _model(path: Path, known: str = "") -> list[str]:
-    """Digests of a model file and of its data files; it is parsed only if it may have some."""
-    digest = known or file_digest(path)
-    if not _mentions(path, b"location"):
-        return [digest]
+def data_files(model: Path) -> dict[str, str]:
+    """Every data file that a model names, with its digest."""
     import onnx
 
-    proto = onnx.load(path, load_external_data=False)
+    return _data_files(model, onnx.load(model, load_external_data=False))
+
+
+def _data_files(model: Path, proto: onnx.ModelProto) -> dict[str, str]:
     names = {entry.value for one in _tensors(proto) for entry in one.external_data if entry.key == "location"}
-    return [digest, *(file_digest(path.parent / name) for name in sorted(names))]
-
-
-def _mentions(path: Path, word: bytes) -> bool:
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        return data.find(word) >= 0
+    return {name: file_digest(model.parent / name) for name in sorted(names)}
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
@@ -178,15 +173,6 @@ def _tensors(proto: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
                 if attribute.HasField("g"):
                     graphs.append(attribute.g)
                 graphs += attribute.graphs
-
-
-def file_digest(path: Path) -> str:
-    """A digest of a file. Raises ModelError where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def _layers(proto: onnx.ModelProto, registry: Registry) -> list[Any]:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.config import cache_folder
-from graphopt.errors import UsageError
+from graphopt.errors import ModelError, UsageError
 from graphopt.ir.staging import staging
+
+from .digest import file_digest
 
 DEFAULT_BYTES = 20_000_000_000
 
@@ -91,7 +93,7 @@ class Store:
             digest = _copy(folder / "engine", target)
         except FileNotFoundError:
             return None
-        except (ValueError, OSError):
+        except (ValueError, OSError, ModelError):
             self.drop(key)
             return None
         if digest != entry.get("engine_digest") or entry.get("key") != key:
@@ -108,8 +110,8 @@ class Store:
             entry = _read(self.root / "entries" / key / "entry.json")
             if path.stat().st_size != (self.root / "entries" / key / "engine").stat().st_size:
                 return None
-            return entry if entry.get("key") == key and _digest(path) == entry.get("engine_digest") else None
-        except (ValueError, OSError):
+            return entry if entry.get("key") == key and file_digest(path) == entry.get("engine_digest") else None
+        except (ValueError, OSError, ModelError):
             return None
 
     def put(self, key: str, engine: Path, entry: dict[str, Any]) -> None:
@@ -190,7 +192,7 @@ def _problem(one: Stored) -> str:
     if one.entry.get("key") != one.key:
         return "its entry belongs to another engine"
     try:
-        digest = _digest(one.folder / "engine")
+        digest = file_digest(one.folder / "engine")
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return "" if digest == one.entry.get("engine_digest") else "its bytes are not those that were stored"
@@ -215,17 +217,12 @@ def _limit() -> int:
 def _copy(source: Path, target: Path, *, safe: bool = False) -> str:
     """Copy a file; its digest, taken while the kernel copies. safe: it is on the disk when this returns."""
     with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(_digest, source)
+        digest = beside.submit(file_digest, source)
         shutil.copyfile(source, target)
         if safe:
             with target.open("rb") as file:
                 os.fsync(file.fileno())
         return digest.result()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

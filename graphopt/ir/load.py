@@ -21,7 +21,7 @@ from .reader import Reader
 from .weights import own
 
 _MAGIC = (
-    (b"PK\x03\x04", "a zip archive (a PyTorch .pt or .pt2 file, or .npz?)"),
+    (b"PK\x03\x04", "a zip archive (PyTorch's .pt or .pt2, Keras's .keras, or .npz?)"),
     (b"ptrt", "a TensorRT engine"),
     (b"ftrt", "a TensorRT engine"),
     (b"\x89HDF", "an HDF5 file (Keras?)"),
@@ -29,6 +29,8 @@ _MAGIC = (
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"version https://git-lfs", "a Git LFS pointer: the model itself has not been fetched"),
 )
+
+_FOREIGN = "if it is another framework's, name that with --from; `graphopt importers` lists what is known"
 
 _PROTOBUF_LIMIT = (1 << 31) - 1
 
@@ -82,16 +84,24 @@ def _parse(raw: bytes, where: str) -> onnx.ModelProto:
     except (DecodeError, RecursionError) as error:
         if "MaxDepth" in str(error):
             raise ModelError("it is nested deeper than protobuf can read (31 Ifs)", where=where) from error
-        raise ModelError(f"it is {_guess(raw)}", where=where) from error
+        raise _no_model(raw, where) from error
     if not model.HasField("graph") or not (model.ir_version or model.opset_import):
-        raise ModelError(f"it is {_guess(raw)}", where=where)
+        raise _no_model(raw, where)
     return model
+
+
+def _no_model(raw: bytes, where: str) -> ModelError:
+    guess = _guess(raw)
+    ours = any(word in guess for word in ("TensorRT engine", "gzip", "Git LFS"))
+    return ModelError(f"it is {guess}", where=where, hint="" if ours else _FOREIGN)
 
 
 def _guess(raw: bytes) -> str:
     for magic, kind in _MAGIC:
         if raw.startswith(magic):
             return f"no ONNX model but {kind}"
+    if raw[4:8] == b"TFL3":
+        return "no ONNX model but a TensorFlow Lite model"
     head = raw[:512]
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "no ONNX model but a text file"

@@ -20,6 +20,15 @@ REFUSED: Mapping[tuple[str, str], frozenset[str]] = {
 }
 """(backend, dtype) -> operators that parse or build in float32, but not in this dtype. Measured with 1.6.1."""
 
+SUMS_BEFORE_SCALES = frozenset({"tensorrt_rtx"})
+"""Backends that convert the sum of products of 8-bit numbers to the result's dtype, and scale it then: float16
+overflows, whatever the scales are (127 * 127 * 5 > 65504), so the result must be float32. Measured on an H100 with
+TensorRT-RTX 1.6.1: tests/precision/test_gpu_quantized.py."""
+
+SLOWER = (("tensorrt_rtx", (1, 7), "NVIDIA H"),)
+"""(backend, before this version, GPUs) whose products of 8 bits take longer than those of float16. Measured on an H100
+with 1.6.1: two products of 1024 x 768 x 3072 take 22 us in float16, 54 to 63 us in float8 and 61 to 68 us in int8."""
+
 LEAST_CAPABILITY = {"float8e4m3fn": (8, 9), "int8": (7, 5), "int4": (7, 5)}
 """GPUs with the arithmetic."""
 
@@ -32,6 +41,11 @@ def quantizable(backend: str, version: str, quantized: str) -> frozenset[str]:
         if name == backend and mine >= since:
             found = table.get(quantized, frozenset())
     return found
+
+
+def loses(backend: str, version: str, gpu: str) -> bool:
+    """Whether 8 bits are known to be slower than float16 on this GPU."""
+    return any(backend == name and _numbers(version) < since and gpu.startswith(one) for name, since, one in SLOWER)
 
 
 def refused(backend: str, low: str) -> frozenset[str]:

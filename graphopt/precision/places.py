@@ -24,6 +24,9 @@ LEAST = 32
 BLOCKS = (64, 32)
 """Block sizes of int4, the largest that divides the rows is taken."""
 
+_ACTIVATIONS = frozenset("Relu LeakyRelu Clip Sigmoid Tanh Elu Gelu HardSwish HardSigmoid Swish Mish Softplus".split())
+_WIDE = "TensorRT-RTX makes the sum of 8-bit products the result's dtype before it scales it: float16 overflows"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -125,10 +128,33 @@ def _depth(tensor: gs.Tensor, known: dict[int, int]) -> int:
     return known[id(tensor.inputs[0])]
 
 
+def _epilogue(node: gs.Node, sums: set[int]) -> list[str]:
+    """The result of a product, and what TensorRT computes in the same kernel: bias, residual sum, activation."""
+    tensor = node.outputs[0]
+    found = [tensor.name]
+    while len(tensor.outputs) == 1:
+        after = tensor.outputs[0]
+        biased = after.op == "Add" and any(isinstance(one, gs.Constant) for one in after.inputs)
+        if after.domain not in (None, "") or not (after.op in _ACTIVATIONS or biased or id(after) in sums):
+            break
+        tensor = after.outputs[0]
+        found.append(tensor.name)
+    return found
+
+
 def quantize_plan(
-    plan: Plan, found: Sequence[Place], quantized: str, scales: Mapping[str, float], *, weights_only: bool = False
+    plan: Plan,
+    found: Sequence[Place],
+    quantized: str,
+    scales: Mapping[str, float],
+    *,
+    weights_only: bool = False,
+    wide: bool = False,
 ) -> None:
-    """Put the quantized operands of these nodes into the plan. scales: by name of the activation."""
+    """Put the quantized operands of these nodes into the plan. scales: by name of the activation.
+
+    wide: results of products of 8 bits that would be float16 are float32.
+    """
     readers: dict[str, list[str]] = {}
     for place in found:
         name, rows = place.weight.name, place.rows
@@ -148,7 +174,13 @@ def quantize_plan(
             readers.setdefault(place.activation.name, []).append(place.name)
     if weights_only:
         return
-    for add, (tensor, _) in residuals(found).items():
+    sums = residuals(found)
+    for place in found if wide else ():
+        if place.activation.name in scales:
+            for name in _epilogue(place.node, {id(add) for _, add in sums.values()}):
+                if plan.tensors.get(name, Entry()).dtype == "float16":
+                    plan.set(name, dtype="float32", why=_WIDE)
+    for add, (tensor, _) in sums.items():
         if tensor.name in scales:
             readers.setdefault(tensor.name, []).append(add)
     for name, names in readers.items():

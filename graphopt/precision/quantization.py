@@ -13,7 +13,7 @@ from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.rounding import NoRounding
 
 from .calibrate import calibrate
-from .capability import quantizable
+from .capability import SUMS_BEFORE_SCALES, quantizable
 from .cost import Cost
 from .observe import Feeds
 from .places import Place, places, quantize_plan, residuals
@@ -34,6 +34,8 @@ class Quantization:
     scales: dict[str, float]
     weights_only: bool
     notes: list[str]
+    wide: bool = False
+    """Whether results of products of 8 bits are float32, not float16."""
 
     def plan(self, base: Plan, names: Iterable[str]) -> Plan:
         """The base with the operands of these nodes quantized."""
@@ -41,7 +43,7 @@ class Quantization:
         plan = copy.copy(base)
         plan.tensors = dict(base.tensors)
         chosen = [place for place in self.places if place.name in wanted]
-        quantize_plan(plan, chosen, self.quantized, self.scales, weights_only=self.weights_only)
+        quantize_plan(plan, chosen, self.quantized, self.scales, weights_only=self.weights_only, wide=self.wide)
         return plan
 
 
@@ -63,6 +65,7 @@ def prepare(
     known: largest magnitudes that a quantized source tells; then only what has one is quantized, without samples.
     """
     quantized = DTYPES[precision]
+    wide = backend in SUMS_BEFORE_SCALES
     found, missing = places(graph, quantizable(backend, version, quantized))
     found = [place for place in found if not keep(place.node)]
     notes = [
@@ -77,11 +80,11 @@ def prepare(
         if known:
             scales = {name: known[name] / LARGEST[quantized] for name in tensors if name in known}
             found = [place for place in found if place.activation.name in scales]
-            return Quantization(quantized, found, scales, weights_only, notes)
+            return Quantization(quantized, found, scales, weights_only, notes, wide)
         scales = calibrate(graph, inner, samples, runner, method, quantized, tell)
     if not found:
         notes.append(f"nothing is quantized: no product is large enough, or none builds in {quantized}")
-    return Quantization(quantized, found, scales, weights_only, notes)
+    return Quantization(quantized, found, scales, weights_only, notes, wide)
 
 
 def within(

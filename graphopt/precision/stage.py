@@ -12,6 +12,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from graphopt.config import Shapes, Target
+from graphopt.engines.key import gpu
 from graphopt.errors import GraphoptError, UsageError, VerificationError
 from graphopt.ir.convert import convert_opset
 from graphopt.ir.graph import scopes
@@ -22,7 +23,7 @@ from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.program import put
 from graphopt.numerics.rounding import NoRounding
 
-from .capability import LEAST_CAPABILITY, refused
+from .capability import LEAST_CAPABILITY, loses, refused
 from .cost import Cost
 from .float_search import low_floats
 from .floats import Floats
@@ -310,6 +311,9 @@ class _Decision:
             return [self.request.precision] if self.request.precision in DTYPES else []
         if (self.request.calib in (None, "random") and not self.ranges) or not self.request.judge:
             self.found.notes.append("auto quantizes nothing without real samples: add --calib")
+            return []
+        if not self.request.layer_times and loses(self.target.backend, self.target.version, gpu()):
+            self.found.notes.append(f"auto quantizes nothing: products of 8 bits are slower than float16 on {gpu()}")
             return []
         capability = self.target.compute_capability
         return ["fp8" if capability is not None and capability >= LEAST_CAPABILITY["float8e4m3fn"] else "int8"]

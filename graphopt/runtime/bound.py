@@ -68,10 +68,9 @@ class Context:
                 raise UsageError(f"input {name!r} cannot be {list(shape)}: {loaded.said()}")
         if missing := self.context.infer_shapes():
             raise BackendError(f"the shapes of {', '.join(missing)} are not known: {loaded.said()}")
-        if loose:
+        self.scratch_bytes = 0 if loose else int(self.context.update_device_memory_size_for_shapes())
+        if not self.scratch_bytes:  # which is also said where shapes come from values on the host (RTX 1.6.1)
             self.scratch_bytes = int(loaded.engine.get_device_memory_size_for_profile_v2(profile))
-        else:
-            self.scratch_bytes = int(self.context.update_device_memory_size_for_shapes())
         self.shapes: dict[str, Dims] = {}
         """Of each input and output that does not depend on data."""
         self.dependent: list[str] = []

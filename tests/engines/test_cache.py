@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from graphopt.backends.build_options import BuildOptions
 from graphopt.config import Shapes, Target
+from graphopt.engines.digest import file_digest
 from graphopt.engines.key import NoKey, engine_key
 from graphopt.engines.store import Store, parse_bytes
 from graphopt.errors import UsageError
@@ -322,3 +323,32 @@ def test_the_commands(folder, capsys) -> None:
     (Store().root / "entries" / "aa" / "engine").write_bytes(bytes(999))
     assert call("verify")[0] == 1
     assert call("prune", "--size", "0")[1]["dropped"] == []
+
+
+def test_a_changed_bit_of_external_data_is_no_hit(folder) -> None:
+    """The answer to the whole command is looked up by the model file alone: its data files are looked at then."""
+    pytest.importorskip("tensorrt_rtx")
+    onnx.save(network(), "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert not built(graphopt("build", "m.onnx", "-o", "a.engine", *WORDS))["cache"]["hit"]
+    assert built(graphopt("build", "m.onnx", "-o", "b.engine", *WORDS))["cache"]["hit"]
+    raw = bytearray(Path("m.data").read_bytes())
+    raw[77] ^= 1
+    Path("m.data").write_bytes(raw)
+    assert not built(graphopt("build", "m.onnx", "-o", "c.engine", *WORDS))["cache"]["hit"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 << 20, 16 << 20, (16 << 20) + 1, 40 << 20])
+def test_a_digest_knows_every_bit_and_the_length(folder, size) -> None:
+    path = folder / "f"
+    raw = bytearray(np.random.default_rng(size).bytes(size))
+    path.write_bytes(raw)
+    digest = file_digest(path)
+    path.write_bytes(raw + b"\0")
+    assert file_digest(path) != digest
+    for place in {0, size // 2, size - 1} if size else ():
+        raw[place] ^= 1
+        path.write_bytes(raw)
+        assert file_digest(path) != digest
+        raw[place] ^= 1
+    path.write_bytes(raw)
+    assert file_digest(path) == digest

@@ -19,7 +19,7 @@ def segmentation() -> nn.Module:
     import torchvision
 
     torch.manual_seed(0)
-    return _lively(torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None))
+    return First(_lively(torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None)))
 
 
 def vit() -> tuple[nn.Module, torch.Tensor]:
@@ -58,6 +58,22 @@ class Recurrent(nn.Module):
     def forward(self, token_ids: torch.Tensor, scale: torch.Tensor | None = None) -> dict[str, torch.Tensor | None]:
         found, _ = self.lstm(self.embed(token_ids))
         return {"states": found if scale is None else found * scale, "nothing": None, "last": found[:, -1]}
+
+
+class First(nn.Module):
+    """The result `out` of a network that returns a dictionary."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)["out"]
+
+
+class Named(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"twice": x * 2}
 
 
 class Branch(nn.Module):

@@ -38,6 +38,35 @@ def ops(proto: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in proto.graph.node]
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+@pytest.mark.parametrize(
+    ("backend", "version", "kind"),
+    [
+        ("tensorrt_rtx", "1.6.1", onnx.TensorProto.FLOAT),
+        ("tensorrt", "11.4", onnx.TensorProto.FLOAT16),
+    ],
+)
+def test_sums_of_8_bits_leave_float16_where_they_are_scaled_late(precision, backend, version, kind):
+    """TensorRT-RTX makes the sum the result's dtype before it scales it: up to its activation the result is float32."""
+    graph = load(model(MLP, weights=MLP_WEIGHTS, opset=21))
+    calib = [{"x": RNG.standard_normal((4, 64)).astype(np.float32)}]
+    lower(graph, Request(precision, calib=calib), Target(backend, version=version))
+    result = onnx.shape_inference.infer_shapes(to_proto(graph), data_prop=True)
+    kinds = {one.name: one.type.tensor_type.elem_type for one in result.graph.value_info}
+    made = {node.op_type: kinds[node.output[0]] for node in result.graph.node if node.output[0] in kinds}
+    assert {made["MatMul"], made["Add"], made["Relu"]} == {kind}
+
+
+def test_on_a_gpu_where_8_bits_lose_auto_leaves_them(monkeypatch):
+    monkeypatch.setattr("graphopt.precision.stage.gpu", lambda: "NVIDIA H100 80GB HBM3, 132")
+    source = model(MLP, weights=MLP_WEIGHTS, opset=21)
+    _, found = lowered(source, "auto", version="1.6.1", max_error=0.2)
+    assert set(found.plan.counts()) <= {"float16", "float32"}
+    assert "auto quantizes nothing: products of 8 bits are slower than float16 on NVIDIA H100" in " ".join(found.notes)
+    _, found = lowered(source, "auto", version="1.6.1", max_error=0.2, layer_times={"none": {}})
+    assert "int8" in found.plan.counts()
+
+
 def maker(proto: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
     return next((node for node in proto.graph.node if name in node.output), None)
 

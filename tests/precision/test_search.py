@@ -67,11 +67,11 @@ def test_auto_finds_what_trying_all_finds(tmp_path, monkeypatch):
     times = {name: {"float16": gain, "int8": 0.0} for name, gain in gains.items()}
     words = {"calib": calib, "max_error": 0.02, "method": "max", "layer_times": times}
     graph = load(source)
-    found = lower(graph, Request("auto", **words), Target(version="1.7.1"))
+    found = lower(graph, Request("auto", **words), Target("tensorrt", version="11.4"))
     chosen = {e.readers[0] for n, e in found.plan.tensors.items() if n.startswith("w") and e.quantized}
     assert max(found.error.values()) <= 0.02
 
-    full = lower(load(source), Request("int8", **{**words, "max_error": 1e9}), Target(version="1.7.1")).plan
+    full = lower(load(source), Request("int8", **{**words, "max_error": 1e9}), Target("tensorrt", version="11.4")).plan
     best = -1.0
     with Runner() as runner:
         trials = Trials(load(source), calib, runner, tmp_path, {}, None)

@@ -30,6 +30,12 @@ def explain(failures: Mapping[str, BaseException], found: Read, calls: Calls, so
     for error in failures.values():
         text = "\n".join(str(one) for one in _chain(error))
         if operator := _operator(text):
+            if operator == "prim::DictConstruct":
+                return ModelError(
+                    "it returns a dictionary, which the torchscript exporter does not take",
+                    where=source,
+                    hint="have it return a tensor or a tuple; or take it in as a module (net.py:make) or a .pt2 file",
+                )
             operator, at = _origin(found, calls, operator)
             return ModelError(
                 f"operator {operator} has no counterpart in ONNX{f', at {at}' if at else ''}",

@@ -86,7 +86,7 @@ def _program(path: Path, inner: set[str]) -> Read:
     except Exception as error:
         raise ModelError(
             f"torch {torch.__version__} cannot load this exported program: {_line(error)}", where=str(path),
-            hint=_operators(error) or "was it saved by a newer version of torch?",
+            hint=_operators(error) or _classes(path) or "was it saved by a newer version of torch?",
         ) from error  # fmt: skip
     finally:
         os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
@@ -94,6 +94,25 @@ def _program(path: Path, inner: set[str]) -> Read:
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
     args, kwargs = program.example_inputs or ((), {})
     return Read(program, tuple(args), dict(kwargs), is_program=True)
+
+
+def _classes(path: Path) -> str:
+    """Which modules define the classes that go in or come out: torch must know them before it reads the program."""
+    with zipfile.ZipFile(path) as archive:
+        text = "".join(archive.read(name).decode(errors="replace") for name in archive.namelist() if _is_graph(name))
+    named = re.findall(r'\\"type\\": \\"([A-Za-z_][\w.]*)\.\w+\\"', text)
+    modules = [
+        name for name in dict.fromkeys(named) if name.partition(".")[0] not in ("builtins", "collections", "torch")
+    ]
+    if not modules:
+        return ""
+    return (
+        f"its arguments or results are of classes of {', '.join(modules)}: --import-option modules={','.join(modules)}"
+    )
+
+
+def _is_graph(name: str) -> bool:
+    return "/models/" in name and name.endswith(".json")
 
 
 def _script(path: Path) -> Read:

@@ -79,13 +79,14 @@ def _bitwise(site: Site) -> Value:
     assert kind is not None
     powers = np.array([1 << i for i in range(low)], kind)
     least, zero = np.asarray(-(1 << (bits - 1)) if signed else 0, kind), np.zeros((), kind)
+    half = np.asarray(1 << (bits - 2), kind)  # x - least in one step is x itself on TensorRT-RTX 1.6 (int32, H100)
     planes, signs = [], []
     for slot in (0, 1):
         x = unpack(site, site[slot])
         if signed:
             negative = op.Less(x, zero)
             signs.append(negative)
-            x = op.Where(negative, op.Sub(x, least), x)
+            x = op.Where(negative, op.Add(op.Add(x, half), half), x)
         planes.append(op.Mod(op.Div(op.Unsqueeze(x, [-1]), powers), np.asarray(2, kind)))
     a, b = planes
     both = {"BitwiseAnd": op.Mul, "BitwiseOr": op.Max}.get(site.node.op)

@@ -23,7 +23,8 @@ def mod(site: Site) -> Value:
     op, x, y = site.op, site[0], site[1]
     if site.attr("fmod", 0) or not dtypes.is_float(site.dtype()):
         raise Skip("taken as it is")
-    rest = op.Mod(x, y, fmod=1)
+    endless = op.And(op.IsInf(y), op.Not(op.IsInf(x)))
+    rest = op.Where(endless, x, op.Mod(x, y, fmod=1))  # TensorRT says NaN there
     zero = np.zeros((), site.dtype())
     other = op.Xor(op.Less(rest, zero), op.Less(y, zero))
     off = op.And(op.Not(op.Equal(rest, zero)), other)
