@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from graphopt_importers.caffe import Caffe
+from graphopt_importers.caffe.layers import CONVERTERS
 
 from graphopt.importer import ImportRequest
 
@@ -54,7 +55,21 @@ def test_a_layer_computes_what_caffe_computes(case: Case, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(importlib.util.find_spec("caffe") is None, reason="pycaffe is not installed")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_was_recorded_is_what_caffe_computes(case: Case, tmp_path: Path) -> None:
-    for name, array in with_caffe(case, tmp_path).items():
-        assert_same(RECORDED[f"{case.name}/{name}"], array)
+def test_what_was_recorded_is_what_caffe_computes(tmp_path: Path) -> None:
+    for case in CASES:
+        for name, array in with_caffe(case, tmp_path / case.name).items():
+            assert_same(RECORDED[f"{case.name}/{name}"], array)
+
+
+def test_every_layer_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs/importers_caffe.md").read_text()
+    assert not [kind for kind in CONVERTERS if f"`{kind}`" not in page]
+    assert not [option for option in Caffe.options if f"`{option}" not in page]
+
+
+def test_every_layer_is_held_to_something() -> None:
+    """Caffe's own outputs, or an equation."""
+    texts = [case.text for case in CASES] + [Path(__file__).with_name("test_caffe_equations.py").read_text()]
+    silent = {"Identity", "Parameter", "ContinuationIndicator"}
+    missing = [kind for kind in CONVERTERS if not any(f'"{kind}"' in text for text in texts)]
+    assert set(missing) <= silent

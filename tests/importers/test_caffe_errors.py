@@ -165,6 +165,7 @@ def test_shapes_and_inputs_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_options_that_do_not_fit(tmp_path: Path) -> None:
     assert "no such file: absent" in failure(tmp_path, V2, options={"weights": "absent"})
+    assert "it takes marked or whole" in failure(tmp_path, V2, BLOBS, options={"sequences": "all"})
     assert "opset 5" in failure(tmp_path, V2, BLOBS, opset=5)
     assert "goes with a .caffemodel" in failure(tmp_path, V2, BLOBS, options={"net": "x"})
 

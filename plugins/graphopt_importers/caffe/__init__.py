@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import graphopt
-from graphopt.errors import ModelError
 from graphopt.importer import Imported, Importer, ImportRequest
 
 _STARTS = re.compile(rb"\s*(#[^\n]*\n\s*)*(name\s*:\s*[\"']|input\s*:\s*[\"']|layers?\s*\{|force_backward\s*:)")
@@ -23,9 +22,9 @@ class Caffe:
         "weights": "The .caffemodel; by default the one of the .prototxt's name, or the only one beside it.",
         "net": "The .prototxt, where a .caffemodel is given as the model.",
         "stages": "Stages that are on, with commas between them: what include and exclude rules ask for.",
-        "sequences": "whole: sequences of LSTM layers begin at the first step only, whatever the marks say.",
-        "nms": "operator: NonMaxSuppression is written as ONNX's operator, not as a loop that every TensorRT builds.",
-        "detections": "fixed: DetectionOutput has keep_top_k rows an image, of -1 where there are fewer detections.",
+        "sequences": "marked, or whole: sequences of LSTM layers begin at the first step only, whatever the marks say.",
+        "nms": "loop, or operator: suppression as NonMaxSuppression, not as a loop that every TensorRT builds.",
+        "detections": "found, or fixed: DetectionOutput has keep_top_k rows an image, of -1 after the last detection.",
     }
 
     def accepts(self, source: str) -> bool:
@@ -52,6 +51,3 @@ class Caffe:
 @graphopt.hookimpl
 def graphopt_importers() -> list[Importer]:
     return [Caffe()]
-
-
-__all__ = ["Caffe", "ModelError", "graphopt_importers"]

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from graphopt.errors import ModelError, UsageError
 from graphopt.importer import Imported, ImportRequest
 
-from . import caffemodel, layers, mapping, network
+from . import caffemodel, layers, network
 from .emit import BEST_OPSET, OPSETS, Dim
 from .examples import examples
 from .files import definition, pair
 from .reference import reference
 
-__all__ = ["convert", "layers"]
+_CHOICES = {"sequences": ("marked", "whole"), "nms": ("loop", "operator"), "detections": ("found", "fixed")}
 
 
 def convert(request: ImportRequest) -> Imported:
@@ -21,6 +21,9 @@ def convert(request: ImportRequest) -> Imported:
     opset = request.opset or BEST_OPSET
     if opset not in OPSETS:
         raise UsageError(f"opset {opset}: the Caffe importer writes {OPSETS[0]} to {OPSETS[-1]}")
+    for name, value in request.options.items():
+        if value not in _CHOICES.get(name, (value,)):
+            raise UsageError(f"--import-option {name}={value}", hint=f"it takes {' or '.join(_CHOICES[name])}")
     text, weights, notes = pair(request.source, request.options)
     stages = [stage for stage in request.options.get("stages", "").split(",") if stage]
     net = network.read(definition(text), stages)
@@ -30,7 +33,7 @@ def convert(request: ImportRequest) -> Imported:
         network.assign(net, caffemodel.weights(weights))
         request.progress("weights", 1, 1)
     try:
-        graph = mapping.write(net, shapes, opset, request.options, request.progress)
+        graph = layers.write(net, shapes, opset, request.options, request.progress)
     except ModelError as error:
         if weights is None and "missing" in error.what:
             hint = f"no weights were found: {text.with_suffix('.caffemodel').name} is not there; "

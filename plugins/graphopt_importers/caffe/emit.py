@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -17,7 +17,8 @@ from graphopt.errors import ModelError
 Dim = int | str
 OPSETS = range(13, 25)
 BEST_OPSET = 17
-_LARGEST_PROTO = 2**30
+_LARGEST_PROTO = 2**26
+_LARGEST_FILLED = 2**26
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ class Graph:
         self._constants[key] = value
         return value
 
+    def filled(self, shape: Sequence[int], number: float) -> Value:
+        """A constant of one number. Raises ModelError where that would be too large."""
+        if prod(shape) > _LARGEST_FILLED:
+            raise ModelError(f"a constant of {'x'.join(map(str, shape))} numbers is too large")
+        return self.const(np.full(shape, number, np.float32))
+
     def ints(self, values: Sequence[int]) -> Value:
         return self.const(np.array(values, np.int64).reshape(len(values)), np.int64)
 
@@ -132,11 +139,13 @@ class Graph:
             infos.extend(helper.make_tensor_value_info(one.name, one.dtype, one.shape) for one in values)
         graph.node.extend(self.nodes)
         read = _read(graph)
-        for one in self._constants.values():
-            if one.name in read:
-                graph.initializer.append(numpy_helper.from_array(one.array, one.name))
-        large = sum(one.array.nbytes for one in self._constants.values()) > _LARGEST_PROTO
-        onnx.save_model(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
+        constants = [one for one in self._constants.values() if one.name in read]
+        if sum(one.array.nbytes for one in constants) > _LARGEST_PROTO:
+            with path.with_name(f"{path.name}.data").open("wb") as file:
+                graph.initializer.extend(_outside(one, file) for one in constants)
+        else:
+            graph.initializer.extend(numpy_helper.from_array(one.array, one.name) for one in constants)
+        path.write_bytes(model.SerializeToString())
 
     def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Value]) -> list[Value]:
         schema = onnx.defs.get_schema(node.op_type, self.opset, "")
@@ -194,6 +203,18 @@ class Graph:
         if scale != 1:
             x = self.op("Mul", x, self.const(scale))
         return self.op("Add", x, self.const(shift)) if shift else x
+
+
+def _outside(value: Value, file: BinaryIO) -> onnx.TensorProto:
+    """A constant whose numbers are appended to a file: straight from where they are, without a copy."""
+    offset = file.seek(-file.tell() % 4096, 1)
+    value.array.tofile(file)
+    made = onnx.TensorProto(name=value.name, data_type=value.dtype, dims=[int(dim) for dim in value.shape])
+    made.data_location = onnx.TensorProto.EXTERNAL
+    where = {"location": Path(file.name).name, "offset": offset, "length": value.array.nbytes}
+    for key, text in where.items():
+        made.external_data.add(key=key, value=str(text))
+    return made
 
 
 def _read(graph: onnx.GraphProto) -> set[str]:

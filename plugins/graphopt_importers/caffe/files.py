@@ -16,7 +16,7 @@ def pair(source: str, options: Mapping[str, str]) -> tuple[Path, Path | None, li
     """(definition, weights or None where there are none, notes).
 
     Weights are those of option `weights`, or of the definition's name (net.prototxt: net.caffemodel), or the only
-    .caffemodel of the folder. `weights=none`: none.
+    .caffemodel of the folder.
 
     Raises:
         UsageError: a file that an option names is not there.
@@ -31,8 +31,6 @@ def pair(source: str, options: Mapping[str, str]) -> tuple[Path, Path | None, li
         return _definition(path, options, notes), path, notes
     if "net" in options:
         raise UsageError("--import-option net goes with a .caffemodel", hint=f"{source} is the definition already")
-    if given == "none":
-        return path, None, notes
     if given:
         weights = Path(given)
         if not weights.is_file() and not weights.is_absolute() and (path.parent / weights).is_file():

@@ -46,6 +46,8 @@ class Network:
     notes: list[str]
     blobs: dict[str, str]
     """value -> the blob of Caffe's that it is."""
+    altered: bool
+    """Whether losses were taken off, or readers of data became inputs: Caffe cannot run it as it stands in the file."""
 
 
 def read(message: Message, stages: Sequence[str] = ()) -> Network:
@@ -87,6 +89,7 @@ def read(message: Message, stages: Sequence[str] = ()) -> Network:
         outputs,
         notes,
         blobs,
+        bool(notes),
     )
 
 
@@ -144,9 +147,9 @@ def _fed(layer: Layer, notes: list[str]) -> list[Input]:
             shapes = list(dims * len(layer.tops) if len(dims) == 1 else dims)
     elif layer.tops:
         shapes[0] = _image(layer)
-        transform = layer.message.message("transform_param")
-        if {"mean_value", "mean_file", "scale"} & set(transform.values):
-            notes.append(f"layer {layer.name}: mean and scale of transform_param are not part of the network")
+        transforms = {"mean_value", "mean_file", "scale"} & set(layer.message.message("transform_param").values)
+        left = f", without {' and '.join(sorted(transforms))} of transform_param" if transforms else ""
+        notes.append(f"layer {layer.name} ({layer.type}) became an input{left}")
     return [Input(top, shape, layer.where) for top, shape in zip(layer.tops, shapes, strict=True)]
 
 

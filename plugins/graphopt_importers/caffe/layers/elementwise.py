@@ -231,6 +231,5 @@ def dummy_data(g: Graph, one: Layer, p: Message) -> Sequence[Value]:
         if kind != "constant":
             raise one.error(f"data_filler {kind} is random: only constant can be imported")
         shape = shapes[min(i, len(shapes) - 1)]
-        checked(shape, one.where)
-        made.append(g.const(np.full(shape, filler.number("value", 0.0), np.float32)))
+        made.append(g.filled(checked(shape, one.where), filler.number("value", 0.0)))
     return made

@@ -103,7 +103,7 @@ def average(g: Graph, x: Value, sizes: Window, up: bool) -> Value:
     return g.op("AveragePool", x, pads=[0, 0, *beyond], count_include_pad=0, **attributes)
 
 
-@layer("Upsample", "UpsampleLayer", param="upsample_param")
+@layer("Upsample", param="upsample_param")
 def upsample(g: Graph, one: Layer, p: Message, x: Value, mask: Value | None = None) -> Value:
     """Each element scale x scale times; with a mask, each to the place where pooling found it (SegNet)."""
     scale = p.integer("scale", 1)

@@ -63,7 +63,7 @@ def continuation_indicator(g: Graph, one: Layer, p: Message, x: Value | None = N
     p.ignore("axis")
     steps = p.integer("time_step", 0) or (fixed(x, 0) if x else 0)
     batch = p.integer("batch_size", 0) or (fixed(x, 1) if x else 0)
-    if not (0 < steps < 2**20 and 0 < batch < 2**20):
+    if steps < 1 or batch < 1 or steps * batch > 2**24:
         raise ModelError(f"time_step {steps}, batch_size {batch}")
     marks = np.ones((steps, batch), np.float32)
     marks[0] = 0
@@ -120,7 +120,7 @@ def _operator(g: Graph, one: Layer, x: Value, recurrent: Array, hidden: int) -> 
 
 def _zeros(g: Graph, x: Value, hidden: int) -> Value:
     if isinstance(x.shape[1], int):
-        return g.const(np.zeros((x.shape[1], hidden), np.float32))
+        return g.filled((x.shape[1], hidden), 0.0)
     batch = g.slice(g.op("Shape", x), 0, 1, 2)
     return replace(g.op("ConstantOfShape", g.op("Concat", batch, g.ints([hidden]), axis=0)), shape=(x.shape[1], hidden))
 

@@ -85,7 +85,7 @@ def _convolution(g: Graph, one: Layer, p: Message, x: Value, group: int) -> Valu
     return g.op("Conv", x, g.const(weights), None if bias is None else g.const(bias), group=group, **_attributes(sizes))
 
 
-@layer("Deconvolution", "DeconvolutionDepthwise", param="convolution_param", ignored=_IGNORED)
+@layer("Deconvolution", param="convolution_param", ignored=_IGNORED)
 def deconvolution(g: Graph, one: Layer, p: Message, *xs: Value) -> list[Value]:
     """The transpose of a convolution: out = stride * (in - 1) + dilation * (kernel - 1) + 1 - 2 * pad."""
     found = []
@@ -134,8 +134,8 @@ def _attributes(sizes: Window) -> dict[str, list[int]]:
 
 def _bilinear(shape: tuple[int, ...]) -> Array:
     """The filler: (1 - |x / f - c|) * (1 - |y / f - c|), f = ceil(k / 2), c = (2f - 1 - f % 2) / 2f."""
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise ModelError("the filler bilinear needs a square kernel")
+    if len(shape) != 4 or shape[2] != shape[3] or prod(shape) > 2**26:
+        raise ModelError(f"the filler bilinear makes square kernels, not {'x'.join(map(str, shape))}")
     half = (shape[3] + 1) // 2
     centre = (2 * half - 1 - half % 2) / (2.0 * half)
     line = 1 - np.abs(np.arange(shape[3]) / half - centre)
