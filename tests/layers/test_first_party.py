@@ -29,6 +29,8 @@ FOUND = {
     "llama-ts17-dyn": {"FusedAddRMSNorm", "FusedRMSNorm", "FusedRotaryHalf", "FusedSwiGLU"},
     "llama-dy18": {"FusedAddRMSNorm", "FusedRMSNorm", "FusedRotaryHalf", "FusedSwiGLU"},
     "gpt-neox-ts17-dyn": {"FusedAddLayerNorm", "FusedRotaryHalf"},
+    "deformable-detr-dy18": {"FusedAddLayerNorm", "FusedDeformableAttention"},
+    "deformable-detr-ts17": {"FusedAddLayerNorm", "FusedDeformableAttention"},
     "bert-fp16": {"FusedAddLayerNorm"},
     "vit-fp16": {"FusedAddLayerNorm"},
     "llama-dy23": {"FusedAddRMSNorm", "FusedRMSNorm", "FusedRotaryHalf", "FusedSwiGLU"},
