@@ -192,7 +192,6 @@ class FusedDeformableAttention(graphopt.Layer):
         grid = (min(blocks(count, THREADS), 1 << 20),)
         DEFORM[value.dtype, width, self.levels](grid, (THREADS,), (value, places, weights, y, *sizes))
 
-
     def sample(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         if name == "places":
             return rng.uniform(-1.2, 1.2, shape)
