@@ -127,7 +127,9 @@ def _exchanged_wide(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with low-precision inputs and outputs exchanged as float32, which every runtime can: same values."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    graph, first, last = wide.graph, [], []
+    graph = wide.graph
+    first: list[onnx.NodeProto] = []
+    last: list[onnx.NodeProto] = []
     nodes = list(graph.node)
     for values, casts in ((graph.input, first), (graph.output, last)):
         for value in values:

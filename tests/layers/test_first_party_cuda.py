@@ -36,7 +36,7 @@ def norm():
 
 
 def gated():
-    for kind, act, index in product(FLOATS, range(3), INDICES):
+    for kind, act, index in product(FLOATS, range(4), INDICES):
         yield from (f"gated<{kind}, {width}, {act}, {index}>" for width in widths(kind))
 
 
