@@ -170,8 +170,8 @@ class FusedNonZero(graphopt.Layer):
 class FusedCompress(graphopt.Layer):
     """y = x without the slices along an axis for which keep is false; flat: without the elements.
 
-    x: (outer, n, inner) about the axis; keep: (n), bool, or, flat, one for each element of x; y: (outer, number, inner),
-    or (number), the number known after the run. Source: ONNX Compress (opset 9, 11); tf.boolean_mask; x[mask].
+    x: (outer, n, inner) about the axis; keep: (n), bool, or, flat, one for each element of x; y: (outer, number,
+    inner), or (number), the number known after the run. Source: ONNX Compress (opset 9, 11); tf.boolean_mask; x[mask].
     """
 
     axis: int = 0

@@ -26,7 +26,7 @@ __device__ __forceinline__ void add(Vector<float, WIDTH>& acc, const T* map, int
 }
 
 // value: (batch, total, heads, channels); places: (batch, queries, heads, LEVELS, points, 2) of x, y in -1 .. 1;
-// weights: (batch, queries, heads, LEVELS, points); y: (batch, queries, heads, channels). A thread makes WIDTH channels.
+// weights: (batch, queries, heads, LEVELS, points); y: (batch, queries, heads, channels). A thread makes WIDTH of them.
 template <class T, int WIDTH, int LEVELS>
 __global__ void deform(const T* value, const T* places, const T* weights, T* y, i64 count, i64 queries, i64 total,
                        int heads, int channels, int points, int h0, int w0, int h1, int w1, int h2, int w2, int h3,
@@ -81,8 +81,8 @@ class FusedDeformableAttention(graphopt.Layer):
     value: (batch, total, heads, channels), the maps after each other, total = sum of height * width; places: (batch,
     queries, heads, levels, points, 2), x and y in -1 .. 1, finite; weights: (batch, queries, heads, levels, points);
     y: (batch, queries, heads * channels); one dtype, all sizes known; bilinear, zero beyond the maps, corners not
-    aligned; computed in float32. levels: 3 (RT-DETR) or 4 (Deformable-DETR). The tuples are the operands of Split and of
-    the Reshapes around GridSample as the model holds them: `maps` (batch * heads, channels, height, width).
+    aligned; computed in float32. levels: 3 (RT-DETR) or 4 (Deformable-DETR). The tuples are the operands of Split and
+    of the Reshapes around GridSample as the model holds them: `maps` (batch * heads, channels, height, width).
     Source: Zhu et al., "Deformable DETR", 2021, multi-scale deformable attention as its exports spell it.
     """
 

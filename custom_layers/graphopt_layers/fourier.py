@@ -29,8 +29,10 @@ template <int R> __device__ __forceinline__ void short_transform(float2 (&u)[R],
         u[0] = make_float2(a.x + b.x, a.y + b.y);
         u[1] = make_float2(a.x - b.x, a.y - b.y);
     } else if constexpr (R == 4) {
-        const float2 a = make_float2(u[0].x + u[2].x, u[0].y + u[2].y), b = make_float2(u[0].x - u[2].x, u[0].y - u[2].y);
-        const float2 c = make_float2(u[1].x + u[3].x, u[1].y + u[3].y), d = make_float2(u[1].x - u[3].x, u[1].y - u[3].y);
+        const float2 a = make_float2(u[0].x + u[2].x, u[0].y + u[2].y);
+        const float2 b = make_float2(u[0].x - u[2].x, u[0].y - u[2].y);
+        const float2 c = make_float2(u[1].x + u[3].x, u[1].y + u[3].y);
+        const float2 d = make_float2(u[1].x - u[3].x, u[1].y - u[3].y);
         const float2 turned = make_float2(-sign * d.y, sign * d.x);
         u[0] = make_float2(a.x + c.x, a.y + c.y);
         u[2] = make_float2(a.x - c.x, a.y - c.y);
@@ -58,7 +60,8 @@ template <int R> __device__ __forceinline__ void short_transform(float2 (&u)[R],
 }
 
 // One step of Stockham's method: transforms of `done` points become those of `done` * R.
-// to[(q R + m) done + r] = sum over k of from[q done + r + k n / R] w^(k (r + m done)), w = exp(sign 2 pi i / (done R)).
+// to[(q R + m) done + r] = sum over k of from[q done + r + k n / R] w^(k (r + m done)),
+// w = exp(sign 2 pi i / (done R)).
 template <int R>
 __device__ __forceinline__ void step(const float2* from, float2* to, int n, int done, float sign) {
     const int stride = n / R;

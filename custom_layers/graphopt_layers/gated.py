@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import graphopt
@@ -13,10 +14,11 @@ GATED = graphopt.Kernel(
 #include <graphopt.cuh>
 using namespace go;
 
-// KIND 0: x * sigmoid(x); 1: Gelu with erf; 2: Gelu with tanh.
+// KIND 0: x * sigmoid(x); 1: Gelu with erf; 2: Gelu with tanh; 3: twice Gelu with erf.
 template <int KIND> __device__ __forceinline__ float activation(float x) {
     if constexpr (KIND == 0) return x / (1.0f + __expf(-x));
     if constexpr (KIND == 1) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    if constexpr (KIND == 3) return x * (1.0f + erff(x * 0.70710678118654752f));
     const float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
     return x / (1.0f + __expf(-2.0f * inner));
 }
@@ -52,7 +54,7 @@ __global__ void gated(const T* gate, const T* up, T* y, i64 count, i64 columns, 
 """,
     "gated",
 )
-KINDS = {"silu": 0, "none": 1, "tanh": 2}
+KINDS = {"silu": 0, "none": 1, "tanh": 2, "doubled": 3}
 THREADS = 256
 ROOT, CUBE = 0.7978845834732056, 0.044714998453855515
 """sqrt(2 / pi) and the cubic coefficient of the tanh approximation, as float32 holds them."""
@@ -222,17 +224,17 @@ class FusedGeGLUSplit(graphopt.Layer):
 
     x: (..., 2 * half); y: (..., half); one dtype; the product is taken in float32 and rounded once.
     half: columns of y where the model says so (0: it does not). gate_last: the second half
-    goes through the Gelu (diffusers' GEGLU). Gelu with erf.
+    goes through the Gelu (diffusers' GEGLU). Gelu with erf; not halved: twice that, where the weights of the product
+    that follows took the half (ModernBERT).
     Source: Shazeer, 2020.
     """
 
     half: int = 0
     gate_last: bool = True
-    variants = (
-        {"half": 0, "gate_last": True},
-        {"half": 0, "gate_last": False},
-        {"gate_last": True},
-        {"gate_last": False},
+    halved: bool = True
+    variants = tuple(
+        {**size, "gate_last": last, "halved": halved}
+        for size, last, halved in product(({"half": 0}, {}), (True, False), (True, False))
     )
     shapes = {"x": "... columns"}
     cases = (
@@ -245,7 +247,8 @@ class FusedGeGLUSplit(graphopt.Layer):
     def body(self, op: Any, x: Any) -> Any:
         first, second = _split(op, op.float32(x))
         gate, up = (second, first) if self.gate_last else (first, second)
-        return op.like(gate * (op.Erf(gate / 1.4142135623730951) + 1.0) * 0.5 * up, x)
+        doubled = gate * (op.Erf(gate / 1.4142135623730951) + 1.0)
+        return op.like((doubled * 0.5 if self.halved else doubled) * up, x)
 
     def narrow(self, op: Any, x: Any) -> Any:
         """Every operator in the tensor's own dtype."""
@@ -262,9 +265,12 @@ class FusedGeGLUSplit(graphopt.Layer):
 
     def _erf(self, op: Any, parts: Any) -> Any:
         gate, up = parts[::-1] if self.gate_last else parts
-        return gate * (op.Erf(gate / 1.4142135623730951) + 1.0) * 0.5 * up
+        doubled = gate * (op.Erf(gate / 1.4142135623730951) + 1.0)
+        return (doubled * 0.5 if self.halved else doubled) * up
 
     def _gelu(self, op: Any, parts: Any) -> Any:
+        if not self.halved:
+            raise graphopt.Skip("the operator is halved")
         gate, up = parts[::-1] if self.gate_last else parts
         return op.Gelu(gate) * up
 
@@ -280,7 +286,7 @@ class FusedGeGLUSplit(graphopt.Layer):
     def enqueue(self, x: Any, y: Any) -> None:
         first, second, columns, pitch, width = _halves(x, y)
         gate, up = (second, first) if self.gate_last else (first, second)
-        launch_gated("none", gate, up, y, columns, pitch, width)
+        launch_gated("none" if self.halved else "doubled", gate, up, y, columns, pitch, width)
 
 
 @graphopt.hookimpl

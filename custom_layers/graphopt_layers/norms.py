@@ -260,6 +260,14 @@ class FusedAddLayerNorm(graphopt.Layer):
     shapes = {"x": "... columns", "residual": "... columns", "weight": "columns", "bias": "columns"}
 
     def body(self, op: Any, x: Any, residual: Any, weight: Any, bias: Any = None) -> Any:
+        if op.opset < 17:
+            return self.spelled(op, x, residual, weight, bias)
+        wide = op.float32(x) + op.float32(residual)
+        shift = None if bias is None else op.float32(bias)
+        y = op.LayerNormalization(wide, op.float32(weight), shift, axis=-1, epsilon=self.epsilon)
+        return op.like(wide, x), op.like(y, x)
+
+    def spelled(self, op: Any, x: Any, residual: Any, weight: Any, bias: Any = None) -> Any:
         wide = op.float32(x) + op.float32(residual)
         centered = wide - op.ReduceMean(wide, [-1], keepdims=1)
         variance = op.ReduceMean(centered * centered, [-1], keepdims=1)
@@ -280,7 +288,7 @@ class FusedAddLayerNorm(graphopt.Layer):
         return total, op.LayerNormalization(total, weight, bias, axis=-1, epsilon=self.epsilon)
 
     def patterns(self) -> Sequence[Callable[..., Any]]:
-        return [self.body, self.rounded, self.standard]
+        return [self.body, self.spelled, self.rounded, self.standard]
 
     def infer(self, x: Any, residual: Any, weight: Any, bias: Any = None) -> Any:
         return x, x

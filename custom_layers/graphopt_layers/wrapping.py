@@ -36,8 +36,8 @@ __device__ __forceinline__ uint4 unaligned(const char* at) {
                       __funnelshift_r(w[2], w[3], bits), __funnelshift_r(w[3], w[4], bits));
 }
 
-// Axes (a0, a1, a2, columns): n are the input's sizes, m the output's, p what is before. A thread writes WIDTH elements,
-// aligned, of the output as one row of `size`; WIDTH <= m3. INDEX holds the output's size.
+// Axes (a0, a1, a2, columns): n are the input's sizes, m the output's, p what is before. A thread writes WIDTH
+// elements, aligned, of the output as one row of `size`; WIDTH <= m3. INDEX holds the output's size.
 template <class T, int WIDTH, int MODE, class INDEX>
 __global__ void pad(const T* x, T* y, i64 size, int n0, int n1, int n2, int n3, int m1, int m2, int m3,
                     int p0, int p1, int p2, int p3) {
@@ -69,7 +69,8 @@ __global__ void pad(const T* x, T* y, i64 size, int n0, int n1, int n2, int n3, 
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) {
             const int here = column + k;
-            if (at + k < size) v[k] = here < m3 ? from[source<MODE>(here - p3, n3)] : next[source<MODE>(here - m3 - p3, n3)];
+            if (at + k < size)
+                v[k] = here < m3 ? from[source<MODE>(here - p3, n3)] : next[source<MODE>(here - m3 - p3, n3)];
         }
         if (at + WIDTH <= size) {
             store<WIDTH>(y + at, v);

@@ -64,9 +64,7 @@ def truth(case: Case, arrays: Mapping[str, np.ndarray[Any, Any]], spelling: str 
     body = trace(case.layer, opset, case.present, fixed(case), spelling)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     model, _ = body_model(body, opset, case.kinds, case.layer.values, shapes, double=True)
-    feeds = {
-        name: array.astype(np.float64) if dtypes.is_float(array.dtype) else array for name, array in arrays.items()
-    }
+    feeds = {name: array.astype(np.float64) if _is_wide(array.dtype) else array for name, array in arrays.items()}
     told = outputs_of(case.layer, dict(zip(case.present, case.tensors(), strict=True)))
     try:
         return evaluate(model, feeds)
@@ -74,6 +72,10 @@ def truth(case: Case, arrays: Mapping[str, np.ndarray[Any, Any]], spelling: str 
         if any(isinstance(dim, Size) for one in told for dim in one.shape) or any(one.size for one in told):
             raise
         return [np.zeros(one.shape, one.dtype) for one in told]  # no evaluator makes nothing of nothing
+
+
+def _is_wide(kind: Any) -> bool:
+    return dtypes.is_float(kind) and not dtypes.is_stored(kind)
 
 
 def evaluate(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
@@ -125,7 +127,9 @@ def _exchanged_wide(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with low-precision inputs and outputs exchanged as float32, which every runtime can: same values."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    graph, first, last = wide.graph, [], []
+    graph = wide.graph
+    first: list[onnx.NodeProto] = []
+    last: list[onnx.NodeProto] = []
     nodes = list(graph.node)
     for values, casts in ((graph.input, first), (graph.output, last)):
         for value in values:

@@ -65,6 +65,12 @@ def is_float(dtype: Any) -> bool:
 
 
 @cache
+def is_stored(dtype: Any) -> bool:
+    """Whether a floating dtype is only stored, not computed with: 8 bits and fewer, behind a scale."""
+    return is_float(dtype) and bits(dtype) <= 8
+
+
+@cache
 def bits(dtype: Any) -> int:
     """Bits of one stored element; strings count as 64."""
     label = name(dtype)

@@ -70,7 +70,8 @@ class Emitter:
         return outputs
 
     def wide(self, dtype: Any) -> Any:
-        return np.dtype(np.float64) if self.double and dtypes.is_float(dtype) else np.dtype(dtype)
+        widened = self.double and dtypes.is_float(dtype) and not dtypes.is_stored(dtype)
+        return np.dtype(np.float64) if widened else np.dtype(dtype)
 
     def _key(self, value: Traced) -> Any:
         return value.name if value.made is None else (id(value.made), value.index)

@@ -8,6 +8,7 @@ import numpy as np
 from graphopt_layers.bits import FusedBitwiseXor
 from graphopt_layers.boxes import FusedNonMaxSuppression
 from graphopt_layers.compaction import FusedCompress, FusedNonZero
+from graphopt_layers.deformable import FusedDeformableAttention
 from graphopt_layers.fourier import FusedDFT, FusedSTFT
 from graphopt_layers.gated import FusedGeGLU, FusedGeGLUSplit, FusedSwiGLU, FusedSwiGLUSplit
 from graphopt_layers.norms import FusedAddLayerNorm, FusedAddRMSNorm, FusedRMSNorm
@@ -139,6 +140,21 @@ def stft(signal, window):
     return torch.view_as_real(torch.stft(signal, n, 160, n, window, center=False, return_complex=True).transpose(1, 2))
 
 
+def deformable(value, places, weights):
+    import torch
+
+    batch, _, heads, channels = value.shape
+    queries, levels, points = weights.shape[1], weights.shape[3], weights.shape[4]
+    taken = []
+    for level, (part, side) in enumerate(zip(value.split((6400, 1600, 400), 1), (80, 40, 20), strict=True)):
+        image = part.flatten(2).transpose(1, 2).reshape(batch * heads, channels, side, side)
+        grid = places[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        taken.append(_functional().grid_sample(image, grid, align_corners=False))
+    spread = weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
+    total = (torch.stack(taken, -2).flatten(-2) * spread).sum(-1)
+    return total.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
+
+
 SPECS = [
     {"layer": FusedRMSNorm, "shapes": {"x": (8192, 4096), "weight": (4096,)}, "dtypes": HALF_FIRST, "torch": rms},
     {"layer": FusedRMSNorm, "shapes": {"x": (262144, 128), "weight": (128,)}, "dtypes": ("float16",), "torch": rms},
@@ -262,5 +278,24 @@ SPECS = [
         "shapes": {"signal": (64, 160000), "window": (400,)},
         "dtypes": ("float32",),
         "torch": stft,
+    },
+    {
+        "layer": FusedDeformableAttention,
+        "attributes": {
+            "sizes": (6400, 1600, 400),
+            "rows0": (8, 6400, 256),
+            "rows1": (8, 1600, 256),
+            "rows2": (8, 400, 256),
+            "maps0": (64, 32, 80, 80),
+            "maps1": (64, 32, 40, 40),
+            "maps2": (64, 32, 20, 20),
+            "sites": (64, 8400, 4, 2),
+            "joined": (64, 32, 8400, 12),
+            "spread": (64, 1, 8400, 12),
+            "result": (8, 256, 8400),
+        },
+        "shapes": {"value": (8, 8400, 8, 32), "places": (8, 8400, 8, 3, 4, 2), "weights": (8, 8400, 8, 3, 4)},
+        "dtypes": HALF_FIRST,
+        "torch": deformable,
     },
 ]

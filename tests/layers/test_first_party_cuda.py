@@ -36,7 +36,7 @@ def norm():
 
 
 def gated():
-    for kind, act, index in product(FLOATS, range(3), INDICES):
+    for kind, act, index in product(FLOATS, range(4), INDICES):
         yield from (f"gated<{kind}, {width}, {act}, {index}>" for width in widths(kind))
 
 
@@ -126,6 +126,11 @@ def transform():
         yield f"transform<{kind}, {form}>"
 
 
+def deform():
+    for kind, levels in product(FLOATS, (3, 4)):
+        yield from (f"deform<{kind}, {width}, {levels}>" for width in (1, FLOATS[kind]))
+
+
 def boxes():
     yield from ("suppress<true>", "suppress<false>", "gather<long long>")
 
@@ -138,6 +143,7 @@ KERNELS = {
     ("boxes", "SUPPRESS"): boxes,
     ("unique", "UNIQUE"): unique,
     ("fourier", "TRANSFORM"): transform,
+    ("deformable", "DEFORM"): deform,
     ("bits", "BITS"): bits,
     ("wrapping", "PAD"): pad,
     ("scatter", "SPREAD"): spread,
