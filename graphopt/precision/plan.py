@@ -108,6 +108,8 @@ class Plan:
         """The plan in a file. Raises UsageError."""
         try:
             text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UsageError("there is no such plan", where=str(path), hint="--save-plan FILE writes one") from None
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the plan cannot be read: {error}", where=str(path)) from error
         return cls.from_text(text, str(path))

@@ -23,10 +23,12 @@ from graphopt.ir.edits import Editor, remove_dead
 from graphopt.ir.graph import new_constant
 from graphopt.ir.weights import Array, read, size, stored_bytes
 
+from .dynamic_forms import lstm_weights, scaled, stepped
+
 OPERATORS = frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger "
     "QLinearAdd QLinearMul QLinearSigmoid QLinearLeakyRelu QLinearGlobalAveragePool QLinearConcat QGemm "
-    "QLinearSoftmax MatMulIntegerToFloat DynamicQuantizeMatMul".split()
+    "QLinearSoftmax MatMulIntegerToFloat DynamicQuantizeMatMul DynamicQuantizeLSTM".split()
 )
 _MOVES = frozenset(
     "Reshape Transpose Squeeze Unsqueeze Flatten Slice Gather Identity MaxPool Split Expand Concat Tile".split()
@@ -109,6 +111,7 @@ class _Twins:
             "QLinearSigmoid": self._unary, "QLinearLeakyRelu": self._unary, "QLinearGlobalAveragePool": self._unary,
             "QLinearConcat": self._concat, "QGemm": self._gemm, "QLinearSoftmax": self._unary,
             "MatMulIntegerToFloat": self._to_float, "DynamicQuantizeMatMul": self._dynamic_matmul,
+            "DynamicQuantizeLSTM": self._lstm,
         }  # fmt: skip
         for node in list(self.graph.nodes):
             if node.op in handlers:
@@ -311,12 +314,15 @@ class _Twins:
         return True
 
     def _integer(self, node: gs.Node) -> bool:
-        """Mul(Cast(MatMulInteger(q, w, zx, zw)), Mul(sx, sw)) = MatMul(x, sw * (w - zw)), (q, sx, zx) of x."""
-        found = _scaled(node)
+        """Mul(Cast(MatMulInteger(q, w, zx, zw)), s) = MatMul(x, sw * (w - zw)), s = sx * sw, (q, sx, zx) of x.
+
+        A ConvInteger may have a bias in steps of s: Mul(Cast(ConvInteger(...) + Floor(b / s)), s) = Conv(x, w', b).
+        """
+        found = scaled(node)
         value = self.twin.get(id(node.inputs[0]))
         if found is None or value is None:
             return False
-        product, scales = found
+        product, scales, steps = found
         weight_scale = next((t for t in scales.inputs if isinstance(t, gs.Constant)), None)
         other = next((t for t in scales.inputs if t is not weight_scale), None)
         if weight_scale is None or other is None or self.dynamic.get(id(other)) is not value:
@@ -327,8 +333,29 @@ class _Twins:
         if weight is None:
             return False
         attrs = dict(node.attrs) if conv else {}
-        made = self._make("Conv" if conv else "MatMul", [value, weight], attrs, product)
+        ins = [value, weight]
+        if steps is not None:
+            bias = stepped(steps, scales.outputs[0], len(node.inputs[1].shape or ()))
+            if not conv or bias is None:
+                return False
+            ins.append(bias)
+        made = self._make("Conv" if conv else "MatMul", ins, attrs, product)
         self.edit.replace(product.outputs[0], made, at=product)
+        return True
+
+    def _lstm(self, node: gs.Node) -> bool:
+        weights = lstm_weights(node)
+        if weights is None:
+            return False
+        held = [self.edit.constant(value, f"{node.inputs[i].name}_float") for i, value in enumerate(weights, 1)]
+        ins = [node.inputs[0], *held, *node.inputs[3:8]]
+        while not ins[-1].name:
+            ins.pop()
+        made = self.edit.insert("LSTM", ins, dict(node.attrs), at=node, outputs=len(node.outputs), name=node.name)
+        for old, new in zip(node.outputs, made.outputs, strict=True):
+            if old.name:
+                new.dtype = np.dtype(np.float32)
+                self.edit.replace(old, new, at=node)
         return True
 
     def _move(self, node: gs.Node) -> None:
@@ -344,21 +371,6 @@ class _Twins:
         first = next((self.source.ranges[one.name] for one in ins if one.name in self.source.ranges), None)
         if first is not None and len(twins) == 1:
             self.source.ranges.setdefault(made.outputs[0].name, first)
-
-
-def _scaled(node: gs.Node) -> tuple[gs.Node, gs.Node] | None:
-    """(the Mul that makes the result float, the Mul of the two scales)."""
-    for cast in node.outputs[0].outputs:
-        if cast.op != "Cast" or len(node.outputs[0].outputs) != 1:
-            continue
-        for product in cast.outputs[0].outputs:
-            if product.op != "Mul" or len(cast.outputs[0].outputs) != 1:
-                continue
-            other = next((t for t in product.inputs if t is not cast.outputs[0]), None)
-            scales = other.inputs[0] if other is not None and other.inputs else None
-            if scales is not None and scales.op == "Mul":
-                return product, scales
-    return None
 
 
 def _at(node: gs.Node, slot: int) -> gs.Tensor | None:

@@ -93,9 +93,9 @@ def one(path: Path, precisions, builds: bool) -> dict:
     archive = path.with_suffix(".npz")
     feeds = dict(np.load(archive)) if archive.is_file() else None
     base = graphopt.optimize(str(path), verify="none")
-    source = to_proto(base.graph)
+    source, quantized = to_proto(base.graph), ""
     if is_quantized(load(str(path))):
-        source = onnx.load(str(path))  # legalized for float32, it is no longer quantized
+        source, quantized = onnx.load(str(path)), str(path)  # legalized for float32, it is no longer quantized
     found: dict = {"nodes": len(source.graph.node)}
     backend = backends.get("tensorrt_rtx", Limits(build_seconds=90))
     with tempfile.TemporaryDirectory(prefix="graphopt-") as name, Runner(seconds=120) as runner:
@@ -110,7 +110,7 @@ def one(path: Path, precisions, builds: bool) -> dict:
             row = found[precision] = {}
             began = time.perf_counter()
             try:
-                graph, about = lowered(source, precision, feeds)
+                graph, about = lowered(source, precision, feeds, quantized)
                 row |= {"casts": about["casts"], "notes": about["notes"], "tensors": about["tensors"],
                         "error": max((v if v is not None else float("inf") for v in about["error"].values()),
                                      default=None), "kept": len(about["kept"])}  # fmt: skip
@@ -132,14 +132,22 @@ def one(path: Path, precisions, builds: bool) -> dict:
     return found
 
 
-def lowered(source: onnx.ModelProto, precision: str, feeds):
-    """(graph, report): within the budget, or as near as it comes, which the report then says."""
+def lowered(source: onnx.ModelProto, precision: str, feeds, quantized: str = ""):
+    """(graph, report): within the budget, or as near as it comes, which the report then says.
+
+    quantized: a source that goes through the whole job, as it is brought to float between its passes.
+    """
     words = {"calib": feeds and [feeds]}
     notes = []
     for budget in (None, 0.05, float("inf")):
-        graph = fresh(source, precision)
+        request = Request(precision, max_error=budget, **words)
         try:
-            about = lower(graph, Request(precision, max_error=budget, **words), Target()).to_json()
+            if quantized:
+                found = graphopt.optimize(quantized, precision=request, inputs=feeds)
+                graph, about = found.graph, found.report.precision
+            else:
+                graph = fresh(source, precision)
+                about = lower(graph, request, Target()).to_json()
         except VerificationError as error:
             notes.append(f"over the budget: {error.what}")
             continue

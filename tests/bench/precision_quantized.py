@@ -184,8 +184,10 @@ def one(path, rng, total, only=()):
                 found[key] = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             found[key]["seconds"] = round(time.perf_counter() - began, 1)
             print(name, key, found[key], flush=True)
-        for method in () if only else ("MinMax", "Entropy", "Percentile"):
+        for method in ("MinMax", "Entropy", "Percentile"):
             key = f"onnxruntime {method}"
+            if only and key not in only:
+                continue
             began = time.perf_counter()
             try:
                 other = peer(source, calib, folder, method)

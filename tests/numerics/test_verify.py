@@ -13,11 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import graphopt
 from graphopt.config import Shapes
 from graphopt.errors import ModelError, UsageError
 from graphopt.numerics import Runner, Verification, verify
 from graphopt.numerics.double import NoDouble, double_copy
 from graphopt.numerics.execute import execute
+from graphopt.testing import model
 
 from .models import ocr, parse, scaled
 from .test_execute import ENDLESS
@@ -314,3 +316,10 @@ def test_one_element_of_a_weight_is_seen() -> None:
     found = held(source, result)
     assert found.status == "failed"
     assert found.outputs[0].max_abs == 1
+
+
+def test_an_output_that_is_declared_a_scalar_may_turn_out_to_be_none():
+    """Exporters that know no shape declare (): another opset infers the real one, and the run compares."""
+    source = model("g (float[N,3] x) => (float y) { y = Relu(x) }", opset=11)
+    source.graph.output[0].type.tensor_type.shape.SetInParent()
+    assert graphopt.optimize(source, opset=17).graph.outputs[0].shape == ("N", 3)

@@ -126,6 +126,70 @@ def test_a_weight_that_is_turned():
     assert [node.op for node in graph.nodes] == ["MatMul"]
 
 
+STEPS = """g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
+    q, sx, zx = DynamicQuantizeLinear(x) a = ConvInteger<pads = [1,1,1,1]>(q, w, zx, zw) s = Mul(sx, sw)
+    d = Div(b, s) f = Floor(d) i = Cast<to = 6>(f) r = Reshape(i, to)
+    t = Add(a, r) c = Cast<to = 1>(t) y = Mul(c, s) }"""
+
+
+def stepped(**changes):
+    weights = {"w": RNG.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8), "zw": np.int8(0), "sw": np.float32(0.01),
+               "b": np.array([1, -2, 0.5, 3], np.float32), "to": np.array([1, -1, 1, 1])}  # fmt: skip
+    return model(STEPS, weights={**weights, **changes})
+
+
+def test_a_bias_in_steps_of_the_scales():
+    source = stepped()
+    feeds = {"x": RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    graph = load(source)
+    unquantize(graph)
+    assert [node.op for node in graph.nodes] == ["Conv"]
+    assert np.array_equal(graph.nodes[0].inputs[2].values, [1, -2, 0.5, 3])
+    want, got = (execute(one.SerializeToString(), [feeds]).outputs[0]["y"] for one in (source, to_proto(graph)))
+    assert np.linalg.norm(want - got) < 0.02 * np.linalg.norm(want)
+
+
+def test_what_is_added_along_another_axis_is_no_bias():
+    """[1, 1, 1, 4] would broadcast over columns: it stays."""
+    graph = load(stepped(to=np.array([1, 1, 1, -1]), b=np.ones(8, np.float32)))
+    unquantize(graph)
+    assert "ConvInteger" in {node.op for node in graph.nodes}
+
+
+def lstm(scales, zeros):
+    """Two directions, 3 inputs, 5 hidden."""
+    ins = ["x", "w", "r", "b", "", "", "", "", "sw", "zw", "sr", "zr"]
+    node = onnx.helper.make_node("DynamicQuantizeLSTM", ins, ["y", "", "c"], domain="com.microsoft", hidden_size=5,
+                                 direction="bidirectional")  # fmt: skip
+    held = {
+        "w": RNG.integers(-127, 128, (2, 3, 20)).astype(np.int8),
+        "r": RNG.integers(-127, 128, (2, 5, 20)).astype(np.int8),
+        "b": RNG.standard_normal((2, 40)).astype(np.float32),
+        "sw": np.full(scales, 0.01, np.float32) * (1 + RNG.random(scales, np.float32)),
+        "sr": np.full(scales, 0.005, np.float32), "zw": np.zeros(zeros, np.int8), "zr": np.zeros(zeros, np.int8),
+    }  # fmt: skip
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node], "g", [info("x", 1, [7, 2, 3])], [info("y", 1, [7, 2, 2, 5]), info("c", 1, [2, 2, 5])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in held.items()],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 20)])
+def test_a_quantized_lstm(shape):
+    source = lstm(shape, shape)
+    feeds = {"x": RNG.standard_normal((7, 2, 3)).astype(np.float32)}
+    graph = load(source)
+    found = unquantize(graph)
+    assert [node.op for node in graph.nodes] == ["LSTM"]
+    assert (found.nodes, found.left) == (1, {})
+    want, got = (execute(one.SerializeToString(), [feeds]).outputs[0] for one in (source, to_proto(graph)))
+    for name in ("y", "c"):
+        assert np.linalg.norm(want[name] - got[name]) < 0.02 * np.linalg.norm(want[name])
+
+
 def test_the_whole_run_keeps_the_eight_bits(tmp_path):
     """legalize spells out asymmetric quantization in float32; under a low precision the plan comes first."""
     source = quantized(1, "operator-unsigned", tmp_path)
