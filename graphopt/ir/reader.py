@@ -164,8 +164,7 @@ class Reader:
             outputs.append(tensor)
         graph = gs.Graph([], inputs, outputs, prose(proto.name), prose(proto.doc_string), opset, imports)
         graph.nodes = nodes  # given to the constructor, they would be searched for functions
-        if not proto.value_info:
-            extras(graph).undeclared = True
+        extras(graph).undeclared = not proto.value_info
         if proto.quantization_annotation or self.model.training_info:
             results = {id(tensor) for tensor in outputs}
             unread = [
@@ -225,8 +224,7 @@ class Reader:
         check_text(names, where)
         check_text(produced, where)
         names.update(produced)
-        in_order, nested = True, False
-        nodes = []
+        nodes, in_order, nested = [], True, False
         for proto, outs in made:
             ins: list[gs.Tensor] = []
             whole = True

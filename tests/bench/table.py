@@ -59,7 +59,11 @@ def verdicts(results: Results) -> str:
         for metric in ("nodes", "layers", "bytes", "seconds"):
             least, tool = best(metric, tools, source, BARS if metric == "seconds" else ())
             cells.append(_cell(tools.get(OURS), source, metric))
-            shown = {"bytes": f"{least / 1e6:.2f}", "seconds": f"{least:.3f}"}.get(metric, f"{least:.0f}")
+            shown = (
+                ""
+                if not tool
+                else {"bytes": f"{least / 1e6:.2f}", "seconds": f"{least:.3f}"}.get(metric, f"{least:.0f}")
+            )
             cells.append(f"{shown} {tool}" if tool else "-")
         cells += [_cell(tools.get(OURS), source, "difference"), verdict(source, tools)]
         lines.append("| " + " | ".join(cells) + " |")

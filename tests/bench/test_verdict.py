@@ -69,6 +69,14 @@ def test_a_faulty_peer_is_not_best() -> None:
     assert against(record(), onnxslim=record(nodes=1, difference=0.01)) == []
 
 
+def test_what_the_parser_does_not_take_is_no_rival_of_what_it_takes() -> None:
+    """A loop that cannot be parsed has fewer nodes than its unrolled body, and is worth nothing."""
+    refused = {"nodes": 5, "layers": None, "bytes": 100}
+    records = {"graphopt": record(), "onnxsim": record(**refused), "onnxslim": record(nodes=9)}
+    assert best("nodes", records, {**SOURCE, **refused}) == (9, "onnxslim")
+    assert best("nodes", {**records, "graphopt": record(layers=None)}, {**SOURCE, **refused})[0] == 5
+
+
 def test_our_own_faults_come_first() -> None:
     assert against(record(difference=0.01), onnxsim=record()) == ["WRONG"]
     assert against(record(error="PassError"), onnxsim=record()) == ["FAILED"]

@@ -41,10 +41,15 @@ def seconds(record: Record) -> float:
 
 
 def best(metric: str, records: Mapping[str, Record], source: Record, among: tuple[str, ...] = ()) -> tuple[float, str]:
-    """(least value, tool) among peers whose result is right; the source counts as a peer that does nothing."""
-    found = [] if metric == "seconds" or source.get(metric) is None else [(float(source[metric]), "source")]
+    """(least value, tool) among peers whose result is right; the source counts as a peer that does nothing.
+
+    Where TensorRT's parser takes ours, a result that it does not take is no rival in size: what makes it one is nodes.
+    """
+    taken = metric != "seconds" and built(records.get(OURS))
+    rival = metric != "seconds" and source.get(metric) is not None and not (taken and not built(source))
+    found = [(float(source[metric]), "source")] if rival else []
     for tool, record in records.items():
-        if tool == OURS or (among and tool not in among) or fault(record, source):
+        if tool == OURS or (among and tool not in among) or fault(record, source) or (taken and not built(record)):
             continue
         value = seconds(record) if metric == "seconds" else record.get(metric)
         if value is not None:
