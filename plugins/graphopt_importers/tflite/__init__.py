@@ -51,7 +51,10 @@ class TFLite:
         ends = ports(file, request)
         specs = chosen(request, ends.inputs)
         request.progress("converting", 0, 0)
-        model = converted(file, ends, request.opset or OPSET, request.source)
+        least = 21 if any(one.type == "INT16" and one.quant for one in ends.graph.tensors) else OPSET
+        if least > OPSET and request.opset is not None and request.opset < least:
+            raise UsageError(f"16-bit activations need opset {least}", where=request.source, hint="leave --opset out")
+        model = converted(file, ends, request.opset or least, request.source)
         declare(model, specs)
         target = request.folder / "model.onnx"
         onnx.save(model, target)
