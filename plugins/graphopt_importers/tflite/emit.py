@@ -18,6 +18,7 @@ class Constants:
     def __init__(self) -> None:
         self.tensors: list[onnx.TensorProto] = []
         self.values: dict[str, Array] = {}
+        self.notes: list[str] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._taken: set[str] = set()
 

@@ -40,8 +40,8 @@ class Ends:
         ]
 
 
-def converted(file: File, ends: Ends, opset: int, source: str) -> onnx.ModelProto:
-    """The ONNX model. Raises ModelError for what has no counterpart."""
+def converted(file: File, ends: Ends, opset: int, source: str) -> tuple[onnx.ModelProto, list[str]]:
+    """The ONNX model, and notes. Raises ModelError for what has no counterpart."""
     graph = ends.graph
     constants = Constants()
     build = Builder(constants, opset)
@@ -72,7 +72,7 @@ def converted(file: File, ends: Ends, opset: int, source: str) -> onnx.ModelProt
     made = helper.make_graph(nodes, graph.name or "main", inputs, outputs, weights)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], producer_name="graphopt")
     model.ir_version = 10 if opset > 20 else 9
-    return model
+    return model, constants.notes
 
 
 def _all(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
