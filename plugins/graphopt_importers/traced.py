@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from .signature import Spec, chosen, declare, example_inputs
 OPSET = 18
 """The newest that tf2onnx writes."""
 _LARGE_BYTES = 1_500_000_000
+_Written = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,6 @@ def convert(request: ImportRequest, function: Function, notes: Sequence[str] = (
     Raises UsageError and ModelError as `Importer.convert` does.
     """
     tf = tensorflow()
-    from tf2onnx import tf_loader
-    from tf2onnx.convert import _convert_common  # from_function() takes captured constants for inputs
-
     if request.opset is not None and not 9 <= request.opset <= OPSET:
         raise UsageError(f"tf2onnx writes opsets 9 to {OPSET}, not {request.opset}", hint="leave --opset out")
     for spec in function.inputs:
@@ -60,43 +58,10 @@ def convert(request: ImportRequest, function: Function, notes: Sequence[str] = (
                 f"input {spec.name!r} is of dtype {spec.dtype}, which no engine takes", where=request.source, hint=hint
             )
     specs = chosen(request, function.inputs)
-    signature = [
-        tf.TensorSpec([d if isinstance(d, int) else None for d in spec.dims or ()], spec.dtype, f"graphopt_{number}")
-        for number, spec in enumerate(specs)
-    ]
-
-    @tf.function(autograph=False, input_signature=signature)  # type: ignore[untyped-decorator]
-    def traced(*args: Any) -> list[Any]:
-        return [tf.identity(value) for value in function.call(*args)]
-
     request.progress("tracing", 0, 0)
-    try:
-        concrete = traced.get_concrete_function()
-    except (ValueError, TypeError, tf.errors.OpError) as error:
-        raise UsageError(f"TensorFlow refuses these input shapes: {_short(error)}", where=request.source) from error
+    concrete, signature = _traced(tf, request, function, specs)
     request.progress("converting", 0, 0)
-    inputs = dict(zip([one.name for one in concrete.inputs], [spec.name for spec in specs], strict=False))
-    outputs = dict(zip([one.name for one in concrete.outputs], function.outputs, strict=True))
-    large = function.weights_bytes > _LARGE_BYTES
-    with _errors() as said:
-        try:
-            with tf.device("/cpu:0"):
-                frozen = tf_loader.from_function(concrete, list(inputs), list(outputs), large_model=large)
-                model, storage = _convert_common(
-                    frozen,
-                    name=request.source,
-                    continue_on_error=True,
-                    opset=request.opset or OPSET,
-                    custom_op_handlers=_missing_operators(),
-                    input_names=list(inputs),
-                    output_names=list(outputs),
-                    tensors_to_rename={**inputs, **outputs},
-                    large_model=large,
-                )
-        except Exception as error:
-            what = f"tf2onnx cannot convert it: {type(error).__name__}: {_short(error)}"
-            raise ModelError(what, where=request.source, hint=said[0] if said else "") from error
-    _refuse_unsupported(request, model, said)
+    model, storage = _written(tf, request, function, specs, concrete)
     kept = [spec for spec in specs if spec.name in {value.name for value in model.graph.input}]
     declare(model, kept)
     _in_order(model.graph.output, function.outputs)
@@ -119,6 +84,70 @@ def convert(request: ImportRequest, function: Function, notes: Sequence[str] = (
         return [value.numpy() for value in found]
 
     return Imported(path, reference, example_inputs(request, path, kept), [*notes, *said_more])
+
+
+def _traced(tf: Any, request: ImportRequest, function: Function, specs: Sequence[Spec]) -> tuple[Any, list[Any]]:
+    """The function as a graph, and its signature."""
+    signature = [
+        tf.TensorSpec([d if isinstance(d, int) else None for d in spec.dims or ()], spec.dtype, f"graphopt_{number}")
+        for number, spec in enumerate(specs)
+    ]
+
+    @tf.function(autograph=False, input_signature=signature)  # type: ignore[untyped-decorator]
+    def traced(*args: Any) -> list[Any]:
+        return [tf.identity(value) for value in function.call(*args)]
+
+    try:
+        return traced.get_concrete_function(), signature
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise UsageError(f"TensorFlow refuses these input shapes: {_short(error)}", where=request.source) from error
+
+
+def _written(
+    tf: Any, request: ImportRequest, function: Function, specs: Sequence[Spec], concrete: Any
+) -> tuple[Any, Any]:
+    """The ONNX model and its large tensors: of the sizes that the framework leaves open, else of the chosen ones.
+
+    With a known batch, TensorFlow's own folding takes loops apart, and tf2onnx finds no LSTM in them any more.
+    """
+    free = [replace(s, dims=s.dims if o.dims is None else o.dims) for s, o in zip(specs, function.inputs, strict=True)]
+    if [spec.dims for spec in free] != [spec.dims for spec in specs]:
+        try:
+            return _model(tf, request, function, specs, _traced(tf, request, function, free)[0])
+        except (UsageError, ModelError):
+            pass  # the chosen sizes may do, and say better what is wrong
+    return _model(tf, request, function, specs, concrete)
+
+
+def _model(
+    tf: Any, request: ImportRequest, function: Function, specs: Sequence[Spec], concrete: Any
+) -> tuple[Any, Any]:
+    from tf2onnx import tf_loader
+    from tf2onnx.convert import _convert_common  # from_function() takes captured constants for inputs
+
+    inputs = dict(zip([one.name for one in concrete.inputs], [spec.name for spec in specs], strict=False))
+    outputs = dict(zip([one.name for one in concrete.outputs], function.outputs, strict=True))
+    large = function.weights_bytes > _LARGE_BYTES
+    with _errors() as said:
+        try:
+            with tf.device("/cpu:0"):
+                frozen = tf_loader.from_function(concrete, list(inputs), list(outputs), large_model=large)
+                model, storage = _convert_common(
+                    frozen,
+                    name=request.source,
+                    continue_on_error=True,
+                    opset=request.opset or OPSET,
+                    custom_op_handlers=_missing_operators(),
+                    input_names=list(inputs),
+                    output_names=list(outputs),
+                    tensors_to_rename={**inputs, **outputs},
+                    large_model=large,
+                )
+        except Exception as error:
+            what = f"tf2onnx cannot convert it: {type(error).__name__}: {_short(error)}"
+            raise ModelError(what, where=request.source, hint=said[0] if said else "") from error
+    _refuse_unsupported(request, model, said)
+    return model, storage
 
 
 def as_spec(name: str, tensor: Any) -> Spec:

@@ -127,7 +127,7 @@ def scaled(build: Callable[[], Any], seed: int = 0) -> Any:
         layer.momentum = 0.0
         size = layer.gamma.shape
         layer.gamma.assign(random.uniform(0.8, 1.2, size) * (0.2 if _ends_branch(layer) else 1.0))
-        layer.beta.assign(random.normal(0, 0.2, size))
+        layer.beta.assign(random.normal(0.7, 0.3, size))
     for weight in model.trainable_weights:
         if weight.name == "bias":
             weight.assign(random.normal(0, 0.1, weight.shape))

@@ -51,14 +51,17 @@ class TFLite:
         ends = ports(file, request)
         specs = chosen(request, ends.inputs)
         request.progress("converting", 0, 0)
-        model = converted(file, ends, request.opset or OPSET, request.source)
+        least = 21 if any(one.type == "INT16" and one.quant for one in ends.graph.tensors) else OPSET
+        if least > OPSET and request.opset is not None and request.opset < least:
+            raise UsageError(f"16-bit activations need opset {least}", where=request.source, hint="leave --opset out")
+        model, notes = converted(file, ends, request.opset or least, request.source)
         declare(model, specs)
         target = request.folder / "model.onnx"
         onnx.save(model, target)
         made = original(data, file, ends, request.source)
         feeds = example_inputs(request, target, specs)
         made = with_rounding(data, ends, request.source, made, feeds)
-        return Imported(target, made.run, feeds, made.notes, made.rounding)
+        return Imported(target, made.run, feeds, [*notes, *made.notes], made.rounding)
 
 
 def ports(file: Any, request: ImportRequest) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .emit import Builder
+from .emit import Builder, needed
 from .handlers import handles
 from .reader import Graph, Operator, Tensor
 from .scope import Scope
@@ -64,7 +64,7 @@ def loop(scope: Scope, operator: Operator) -> None:
     results = [_kept(inner, value) for value in results]
     tensors = [body.tensors[index] for index in body.inputs]
     graph = helper.make_graph(
-        inner.nodes,
+        needed(inner.nodes, [on, *results]),
         free(f"{outer.where}/body"),
         [
             helper.make_tensor_value_info(number, onnx.TensorProto.INT64, []),
@@ -101,7 +101,9 @@ def branch(scope: Scope, operator: Operator) -> None:
         inner.where = outer.where
         results = [_kept(inner, value) for value in _inner(scope, graph, values, inner)]
         declared = [_declared(r, graph.tensors[i], shaped=False) for r, i in zip(results, graph.outputs, strict=True)]
-        branches[attribute] = helper.make_graph(inner.nodes, outer.constants.free_name(attribute), [], declared)
+        branches[attribute] = helper.make_graph(
+            needed(inner.nodes, results), outer.constants.free_name(attribute), [], declared
+        )
     condition = scope.real(operator.inputs[0])
     if scope.tensor(operator.inputs[0]).dims != ():
         condition = outer("Reshape", condition, outer.const(np.zeros(0, np.int64)))

@@ -30,12 +30,6 @@ def unary(scope: Scope, operator: Operator) -> None:
 def binary(scope: Scope, operator: Operator) -> None:
     values, first = operands(scope, operator.inputs[:2])
     made = scope.build(_BINARY[operator.op], *values)
-    if (
-        operator.op == "DIV"
-        and scope.tensor(operator.outputs[0]).dtype.kind == "i"
-        and not scope.tensor(operator.outputs[0]).quant
-    ):
-        pass  # both round to zero
     scope.put(operator.outputs[0], activated(scope, operator, made), first)
 
 

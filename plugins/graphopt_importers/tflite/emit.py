@@ -18,6 +18,7 @@ class Constants:
     def __init__(self) -> None:
         self.tensors: list[onnx.TensorProto] = []
         self.values: dict[str, Array] = {}
+        self.notes: list[str] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._taken: set[str] = set()
 
@@ -41,6 +42,25 @@ class Constants:
         if key is not None:
             self._known[key] = name
         return name
+
+
+def needed(nodes: Sequence[onnx.NodeProto], results: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the results are made from, in their order."""
+    read, kept = set(results), []
+    for node in reversed(nodes):
+        if read & set(node.output):
+            kept.append(node)
+            read.update(_read(node))
+    return kept[::-1]
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """What a node reads; of its graphs, also their own values."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.update(*map(_read, attribute.g.node), [value.name for value in attribute.g.output])
+    return found
 
 
 class Builder:

@@ -12,7 +12,7 @@ from graphopt.errors import ModelError
 from graphopt_importers.signature import Spec
 
 from . import control, elementwise, image, movement, products, recurrent  # noqa: F401  (they register their operators)
-from .emit import Builder, Constants
+from .emit import Builder, Constants, needed
 from .reader import File, Graph
 from .scope import Scope
 from .walk import walk
@@ -40,8 +40,8 @@ class Ends:
         ]
 
 
-def converted(file: File, ends: Ends, opset: int, source: str) -> onnx.ModelProto:
-    """The ONNX model. Raises ModelError for what has no counterpart."""
+def converted(file: File, ends: Ends, opset: int, source: str) -> tuple[onnx.ModelProto, list[str]]:
+    """The ONNX model, and notes. Raises ModelError for what has no counterpart."""
     graph = ends.graph
     constants = Constants()
     build = Builder(constants, opset)
@@ -66,12 +66,13 @@ def converted(file: File, ends: Ends, opset: int, source: str) -> onnx.ModelProt
         build.nodes.append(helper.make_node("Identity", [value], [name], constants.free_name(f"{name}/output")))
         dims = [None if d < 0 else d for d in tensor.dims]
         outputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(tensor.dtype), dims))
-    used = {name for node in _all(build.nodes) for name in node.input}
+    nodes = needed(build.nodes, list(ends.named_outputs.values()))
+    used = {name for node in _all(nodes) for name in node.input}
     weights = [tensor for tensor in constants.tensors if tensor.name in used]
-    made = helper.make_graph(build.nodes, graph.name or "main", inputs, outputs, weights)
+    made = helper.make_graph(nodes, graph.name or "main", inputs, outputs, weights)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], producer_name="graphopt")
     model.ir_version = 10 if opset > 20 else 9
-    return model
+    return model, constants.notes
 
 
 def _all(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .handlers import activated, axis_of, handles, known, operands
+from .lists import replaced_element
 from .reader import Operator
 from .scope import FIRST, Scope
 
@@ -58,6 +59,10 @@ def transpose(scope: Scope, operator: Operator) -> None:
 
 @handles("CONCATENATION")
 def concatenation(scope: Scope, operator: Operator) -> None:
+    replaced = replaced_element(scope, operator)
+    if replaced is not None:
+        scope.put(operator.outputs[0], replaced)
+        return
     first = scope.is_first(operator.inputs) and all(scope.rank(i) == 4 for i in operator.inputs)
     values = [scope.first(i) if first else scope.real(i) for i in operator.inputs]
     axis = axis_of(int(operator.option("Axis")), scope.rank(operator.outputs[0]), first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import ml_dtypes
@@ -76,6 +76,14 @@ class Graph:
     operators: Sequence[Operator]
     inputs: Sequence[int]
     outputs: Sequence[int]
+
+    @cached_property
+    def _makers(self) -> dict[int, Operator]:
+        return {index: operator for operator in self.operators for index in operator.outputs}
+
+    def maker(self, index: int) -> Operator | None:
+        """The operator that writes a tensor; None for inputs and constants."""
+        return self._makers.get(index)
 
 
 @dataclass(frozen=True)

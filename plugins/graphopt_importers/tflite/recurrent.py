@@ -70,8 +70,13 @@ def _direction(scope: Scope, operator: Operator, inputs: list[int], direction: s
     major = bool(operator.option("TimeMajor", False))
     steps = x if major else build.transpose(x, 1, 0, 2)
     clip = float(operator.option("CellClip", 0.0))
-    if clip:
-        raise scope.error(operator, "an LSTM that clips its cell has no counterpart")
+    count = scope.tensor(inputs[0]).dims[0 if major else 1]
+    if clip and not 0 < count <= clip:  # |cell| grows by less than 1 a step
+        made_by = scope.tensor(operator.outputs[0]).name
+        build.constants.notes.append(
+            f"LSTM {made_by!r} clips its cell at {clip:g}, which the converter to TensorFlow Lite adds, and ONNX has "
+            "not: left out; it makes a difference only where a cell gets there"
+        )
     made = build(
         "LSTM", steps, build.const(w, "W"), build.const(r, "R"), build.const(b, "B"), "", "", "", peephole,
         hidden_size=units, direction=direction, input_forget=1 if coupled else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 from graphopt.errors import ModelError
@@ -10,6 +11,7 @@ from .handlers import HANDLERS
 from .scope import Scope
 
 _DEEPEST = 20
+_UNREADABLE = (struct.error, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, AssertionError)
 
 
 def walk(scope: Scope, outputs: Sequence[int]) -> None:
@@ -26,4 +28,7 @@ def walk(scope: Scope, outputs: Sequence[int]) -> None:
             hint = "cut it out: --import-option outputs=NAME,... with tensors before it"
             raise scope.error(operator, "it has no counterpart in ONNX", hint)
         scope.build.where = scope.tensor(operator.outputs[0]).name
-        HANDLERS[operator.op](scope, operator)
+        try:
+            HANDLERS[operator.op](scope, operator)
+        except _UNREADABLE as error:
+            raise scope.error(operator, f"it cannot be read: {error}", "is the file damaged?") from error
