@@ -116,7 +116,10 @@ def test_narrow_integers_wrap_around(op, kind, seed):
     expected, actual, result = both(source, wide.widen_dtypes, {"x": x, "y": y})
     np.testing.assert_array_equal(expected[0], actual[0])
     inner = next(node for node in result.graph.node if node.op_type == op)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in result.graph.value_info}
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(result).graph.value_info
+    }
     assert {kinds[name] for name in inner.input} <= {onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 
 
