@@ -15,12 +15,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+import graphopt
 from graphopt.errors import GraphoptError, ModelError
 from graphopt.ir import save
 from graphopt.ir.graph import extras
 from graphopt.ir.load import load
 from graphopt.ir.save import stage, to_proto, write
 from graphopt.ir.weights import ExternalValues, read
+from graphopt.testing import model
 
 SIDE = 160  # 100 KiB a weight: streamed
 
@@ -377,3 +379,15 @@ def test_writing_leaves_the_graph_as_it_is() -> None:
     before = [(node.name, [t.name for t in node.inputs], [t.name for t in node.outputs]) for node in then.nodes]
     to_proto(graph)
     assert before == [(n.name, [t.name for t in n.inputs], [t.name for t in n.outputs]) for n in then.nodes]
+
+
+def test_types_of_inner_values_are_written_where_the_source_declares_any() -> None:
+    bare = model("g (float[2] x) => (float[2] y) { h = Relu(x) k = Cast<to=10>(h) y = CastLike(k, h) }")
+    declared = onnx.shape_inference.infer_shapes(bare)
+
+    def inner(source: onnx.ModelProto) -> set[str]:
+        result = graphopt.to_proto(graphopt.optimize(source, pipeline="none", verify="none").graph)
+        return {info.name for info in result.graph.value_info}
+
+    assert inner(declared) == {"h", "k"}
+    assert inner(bare) <= {"k"}  # of 16 bits
