@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -173,7 +172,7 @@ def test_what_cannot_be_compared_is_said(cli: Cli) -> None:
 def test_a_time_limit_ends_it_and_its_children(cli: Cli, temporary: Path) -> None:
     done = cli("optimize", trial(do="hang"), *WITH, "--time-limit", "1.5")
     assert done.code == 1
-    assert "the trial importer was stopped after 1.5 s, the limit (--time-limit), while " in done.err
+    assert "the trial importer was stopped after 1.5 s, the limit (--time-limit), while" in done.err
     assert files(temporary) == []
 
 
@@ -284,4 +283,4 @@ def test_the_list_of_importers(cli: Cli) -> None:
     found = {one["name"]: one for one in done.json["importers"]}["trial"]
     assert found["suffixes"] == [".trial"]
     assert found["installed"] is False
-    assert re.search(r"trial +by +the factor", cli("importers", *WITH).out)
+    assert "the factor, instead of the file's" in cli("importers", *WITH).out
