@@ -276,12 +276,14 @@ def _refuse_code(keras: Any, request: ImportRequest, config: Any) -> None:
         registered = entry.get("registered_name") or kind
         if keras.saving.get_registered_object(registered) is not None:
             continue
-        if module and module.partition(".")[0] not in ("keras", "builtins", "tf_keras"):
+        if "module" in entry and module.partition(".")[0] not in ("keras", "builtins", "tf_keras"):
             hint = (
                 "import the module that registers it: --import-option modules=MODULE (with "
                 "@keras.saving.register_keras_serializable), or save a SavedModel: model.export(folder)"
             )
-            raise ModelError(f"{where} a custom {kind} of module {module}", where=request.source, hint=hint)
+            raise ModelError(
+                f"{where} a custom {kind}{f' of module {module}' if module else ''}", where=request.source, hint=hint
+            )
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
