@@ -276,12 +276,14 @@ def _refuse_code(keras: Any, request: ImportRequest, config: Any) -> None:
         registered = entry.get("registered_name") or kind
         if keras.saving.get_registered_object(registered) is not None:
             continue
-        if module and module.partition(".")[0] not in ("keras", "builtins", "tf_keras"):
+        if "module" in entry and module.partition(".")[0] not in ("keras", "builtins", "tf_keras"):
             hint = (
                 "import the module that registers it: --import-option modules=MODULE (with "
                 "@keras.saving.register_keras_serializable), or save a SavedModel: model.export(folder)"
             )
-            raise ModelError(f"{where} a custom {kind} of module {module}", where=request.source, hint=hint)
+            raise ModelError(
+                f"{where} a custom {kind}{f' of module {module}' if module else ''}", where=request.source, hint=hint
+            )
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -307,7 +309,7 @@ def _keras_function(tf: Any, keras: Any, request: ImportRequest, model: Any) -> 
             raise ModelError(f"Keras cannot export it: {_short(error)}", where=request.source, hint=hint) from error
         return _saved_model(tf, request, folder)
     specs = batch_named([as_spec(_plain(each.name), each) for each in model.inputs])
-    structure = model.input
+    structure = _structure(model, "input")
     outputs = _output_names(keras, model)
     size = sum(int(v.shape.num_elements() or 1) * 4 for v in (w.value for w in model.weights))
 
@@ -320,9 +322,18 @@ def _keras_function(tf: Any, keras: Any, request: ImportRequest, model: Any) -> 
     return Function(_unique(specs), outputs, call, size)
 
 
+def _structure(model: Any, which: str) -> Any:
+    """Its inputs or outputs, nested as the model takes and gives them. A Sequential model has one of each."""
+    flat = getattr(model, f"{which}s")
+    try:
+        return getattr(model, which)
+    except AttributeError:
+        return flat[0] if len(flat) == 1 else list(flat)
+
+
 def _output_names(keras: Any, model: Any) -> list[str]:
     """Names of a dict of outputs, else of the layers that make them."""
-    structure = model.output
+    structure = _structure(model, "output")
     if isinstance(structure, dict):
         return [str(path[-1]) for path, _ in keras.tree.flatten_with_path(structure)]
     names = list(getattr(model, "output_names", None) or [_plain(each.name) for each in model.outputs])

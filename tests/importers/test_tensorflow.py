@@ -30,7 +30,9 @@ LIMIT = 1e-5
 
 
 def graphopt(*words: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-m", "graphopt", *words, "--json", "-q"], capture_output=True, text=True)
+    quiet = [] if words[0] == "check" else ["-q"]
+    command = [sys.executable, "-m", "graphopt", *words, "--json", *quiet]
+    done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode, json.loads(done.stdout)
 
 
