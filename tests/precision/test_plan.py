@@ -67,7 +67,7 @@ def test_something_else_is_no_plan(tmp_path):
     for text in ("{", "[]", '{"graphopt_precision_plan": 99}'):
         with pytest.raises(UsageError, match=r"no .*plan"):
             Plan.from_text(text)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="there is no such plan"):
         Plan.load(tmp_path / "missing")
 
 
