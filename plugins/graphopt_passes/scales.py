@@ -140,7 +140,7 @@ def _scale(model: Model, node: gs.Node, found: _Found, k: float) -> None:
     for owner, slot, array in edits:
         owner.inputs[slot] = edit.constant(array, owner.inputs[slot].name)
         edit.edited(owner)
-        inherit(owner, [node], "fold-scale-into-weights")
+        inherit(owner, [owner, node], "fold-scale-into-weights")
 
 
 class GatherFactorsOfProduct(graphopt.Rule):

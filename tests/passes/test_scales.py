@@ -35,6 +35,17 @@ def test_the_scale_of_queries_goes_into_their_projection():
     np.testing.assert_array_equal(values(result)[6,], values(source)[6,] / 8)
 
 
+def test_what_got_the_scale_stands_for_itself_and_for_the_scale():
+    source = graph()
+    for node in source.graph.node:
+        node.name = f"my_{node.op_type}"
+    result = check_rule(fold_scale_into_weights, source, fires=1)
+    [product] = [node for node in result.graph.node if node.op_type == "MatMul"]
+    told = {entry.key: entry.value for entry in product.metadata_props}
+    assert "my_MatMul" in told["graphopt.origin"]
+    assert "my_Mul" in told["graphopt.origin"]
+
+
 @pytest.mark.parametrize("c", [F(8), F([[8]]), F(0.3)], ids=str)
 def test_division(c):
     result = check_rule(fold_scale_into_weights, graph(QUERY.replace("Mul(t", "Div(t"), c=c), fires=1)
