@@ -120,16 +120,17 @@ _SINGLE: WeakKeyDictionary[type[Layer], dict[int, tuple[str, ...]]] = WeakKeyDic
 
 
 def _single(layer: Layer, opset: int) -> tuple[str, ...]:
-    """The operators that the spellings of a layer are, if each is a single one."""
+    """The operators that the spellings of a layer are, if each is a single one, casts aside."""
     found = []
     for spelling in spellings(layer):
         try:
             nodes = trace(layer, opset, layer.inputs, dict(layer.variants[0]), spelling).nodes
         except Skip:
             continue
-        if len(nodes) != 1:
+        operators = [node.op for node in nodes if node.op not in ("Cast", "CastLike")]
+        if len(operators) != 1:
             return ()
-        found.append(nodes[0].op)
+        found.append(operators[0])
     return tuple(dict.fromkeys(found))
 
 
