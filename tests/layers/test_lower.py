@@ -198,7 +198,7 @@ class FusedHalves(graphopt.Layer):
     """y = x / 2, written as a chain of two operators."""
 
     ops = ("Neg",)
-    traced: list[int] = []
+    traced = []  # noqa: RUF012
 
     def body(self, op, x):
         self.traced.append(op.opset)
