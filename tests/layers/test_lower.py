@@ -198,7 +198,7 @@ class FusedHalves(graphopt.Layer):
     """y = x / 2, written as a chain of two operators."""
 
     ops = ("Neg",)
-    traced = []  # noqa: RUF012
+    traced = []
 
     def body(self, op, x):
         self.traced.append(op.opset)
