@@ -82,11 +82,11 @@ class Manager:
         """
         with collector_off():
             self.model = Model(self.graph, self.custom)
-            self.model.infer()
             try:
                 self._sweeps(stop_before)
             except Enough:
                 self.model.editor.flush()
+            self.model.infer()
         return list(self.fired.values())
 
     def _sweeps(self, stop_before: str) -> None:
@@ -151,12 +151,13 @@ class Manager:
             work.veto = self.veto
             work.observer = self.observer
         before = {one.name: self.fired[one.name].changes for one in entries}
+        self.model.infer()
         try:
             changed = work.run()
         finally:
             self.last = work.last or self.last
-        self.model.infer()
         if self.after_pass is not None:
+            self.model.infer()
             for one in entries:
                 self.after_pass(one.name, self.fired[one.name].changes - before[one.name])
         return changed
@@ -167,6 +168,8 @@ class Manager:
         if run.ops and not self.model.editor.census.has_any(run.ops):
             return 0
         self.budget.check()
+        if run.typed:
+            self.model.infer()
         through_editor = _edits_through_model(run.function)
         token = self.observer.before(one, None) if self.observer is not None else None
         before = self._mark(through_editor)
@@ -201,8 +204,8 @@ class Manager:
                 self.model.renew()
             if self.observer is not None:
                 self.observer.after(token, [], [])
-            self.model.infer()
         if self.after_pass is not None:
+            self.model.infer()
             self.after_pass(one.name, claimed)
         return claimed
 

@@ -78,6 +78,7 @@ class FunctionPass:
     after: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
+    typed: bool = True
 
     @property
     def doc(self) -> str:
@@ -90,15 +91,19 @@ def pass_(
     after: Sequence[str] = (),
     before: Sequence[str] = (),
     ops: Sequence[str] = (),
+    typed: bool = True,
     name: str = "",
 ) -> Callable[[Callable[..., int]], FunctionPass]:
     """Make `f(graph, target) -> number of changes` a pass of this stage.
 
-    ops: the operators that it starts from; a model without any of them does not run it.
+    ops: the operators that it starts from; a model without any of them does not run it. typed: whether it looks at
+    dtypes and shapes; before one that does not, those of what others edited are not worked out.
     """
 
     def decorate(function: Callable[..., int]) -> FunctionPass:
-        return FunctionPass(function, name or kebab(function.__name__), stage, tuple(after), tuple(before), tuple(ops))
+        return FunctionPass(
+            function, name or kebab(function.__name__), stage, tuple(after), tuple(before), tuple(ops), typed
+        )
 
     return decorate
 

@@ -38,7 +38,7 @@ _TIED = 64 << 10
 _MAKERS = frozenset("ConstantOfShape Expand Tile Range OneHot Resize EyeLike Pad".split())
 
 
-@graphopt.pass_("canonicalize", ops=["Constant"])
+@graphopt.pass_("canonicalize", ops=["Constant"], typed=False)
 def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     """A Constant node is an initializer (inside functions, the IR's constant)."""
     edit = model.editor
@@ -58,7 +58,7 @@ def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     return changes
 
 
-@graphopt.pass_("canonicalize", after=["lift-constants"])
+@graphopt.pass_("canonicalize", after=["lift-constants"], typed=False)
 def remove_dead_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
     """A node whose outputs nothing reads goes, and then what only it read."""
     return model.editor.sweep(model.fresh("remove-dead-nodes"))
