@@ -22,7 +22,7 @@ from .difference import Array, Difference, Value, compare, severity
 from .exchange import read_values, write_values
 from .execute import ChildDied, ExecutionError, Model, OutOfTime, Runner, as_file
 from .feeds import make_feeds
-from .interface import interface_problems
+from .interface import interface_problems, keeps_to
 from .npz import check_feeds, load_npz
 from .ports import input_ports, output_ports, read_outline
 from .randomness import random_outputs
@@ -132,7 +132,9 @@ class _Trial:
     def judge(self, profile: Shapes, given: str | Path | Mapping[str, Array] | None) -> str:
         outline, other = read_outline(self.source), read_outline(self.result)
         inputs, outputs = read_inputs(outline), output_ports(outline)
-        problems, remarks = interface_problems(input_ports(outline), outputs, input_ports(other), output_ports(other))
+        problems, remarks, doubts = interface_problems(
+            input_ports(outline), outputs, input_ports(other), output_ports(other)
+        )
         self.notes += remarks
         if problems:
             self.notes += problems
@@ -151,7 +153,13 @@ class _Trial:
             arrays = None
             candidates = sample_shapes(inputs, profile, max(self.samples, _MOST_SHAPES))
         if not self._run_source(inputs, candidates, arrays):
-            return "unverified"
+            self.notes += doubts.values()
+            return "failed" if doubts else "unverified"
+        for name, text in doubts.items():
+            value, port = self._expected(0)[name], next(port for port in outputs if port.name == name)
+            if not isinstance(value, np.ndarray) or keeps_to(port, value.shape):
+                self.notes.append(text)
+                return "failed"
         verdict = self._run_result([output.name for output in outputs], random)
         if verdict == "failed" and len(self.found) == len(outputs) * len(self.used):
             verdict = self._appeal(random)
