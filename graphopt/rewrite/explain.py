@@ -151,9 +151,7 @@ def _find(graph: gs.Graph, name: str) -> gs.Node | None:
     return next((node for node in nodes if any(out.name == name for out in node.outputs)), None)
 
 
-def _at(
-    model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None
-) -> _Held:
+def _at(model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None) -> _Held:
     """(verdict, reason, nodes covered) of a rule at a node; where its pattern ends elsewhere, at a node below."""
     assert one.traced is not None
     ends = {root.op for root in roots(one.traced.outputs[0])}
@@ -181,9 +179,7 @@ def _at(
     return "no match", nearest, [], most
 
 
-def _try(
-    model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None
-) -> _Held:
+def _try(model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None) -> _Held:
     rule, traced = one.run, one.traced
     assert isinstance(rule, Rule)
     assert traced is not None
