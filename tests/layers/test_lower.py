@@ -191,3 +191,11 @@ class TestWhereItPays:
 def test_an_unknown_mode_is_a_usage_error() -> None:
     with pytest.raises(graphopt.UsageError, match="--lower sometimes"):
         lowered(norms(), "sometimes")
+
+
+def test_what_layers_look_like_is_worked_out_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.layers import lower
+
+    lowered(norms())
+    monkeypatch.setattr(lower, "find", lambda *_: pytest.fail("the spellings were worked out again"))
+    assert lowered(norms()).status == "ok"
