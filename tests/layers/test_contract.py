@@ -245,7 +245,7 @@ def test_a_tuple_attribute_without_elements_is_refused() -> None:
         sizes: tuple[int, ...] = ()
 
     with pytest.raises(graphopt.GraphoptError, match="an empty tuple says neither int nor float"):
-        FusedEmpty().attributes  # noqa: B018
+        _ = FusedEmpty().attributes
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ def _cases() -> list[object]:
 def test_the_layer_is_found_with_the_same_results(path: Path) -> None:
     source = onnx.parser.parse_model(path.read_text())
     result = graphopt.optimize(source, lower="always")
-    assert [node.op_type.split("_")[0] for node in result.model.graph.node if node.domain == "graphopt"] == [named(path)]
+    assert [node.op_type.split("_")[0] for node in result.model.graph.node if node.domain == "graphopt"] == [
+        named(path)
+    ]
     assert result.status == "ok"
     assert not result.report.warnings
 
