@@ -1,4 +1,4 @@
-"""Every portable layer is found in what PyTorch's two exporters write of its meaning, after the full default pipeline."""
+"""Every portable layer is found in what PyTorch's two exporters write of it, after the full default pipeline."""
 
 from __future__ import annotations
 
