@@ -108,6 +108,18 @@ def explain(start: Start, pass_name: str, node_name: str) -> Explanation:
     )
 
 
+def misses(manager: Manager, pass_name: str, most: int = 8) -> list[tuple[str, str]]:
+    """(node, why not) for the nodes at which a rule's pattern could end, in the graph of a manager that has run."""
+    one = _entry(manager, pass_name)
+    if one.traced is None:
+        return []
+    ends = {root.op for root in roots(one.traced.outputs[0])}
+    nodes = [node for scope in scopes(manager.graph) for node in scope.nodes if node.op in ends]
+    tried = [(f"{node.name} ({node.op})", _try(manager.model, one, node, manager.veto)) for node in nodes[:most]]
+    found = [(name, reason if verdict == "no match" else f"vetoed: {reason}") for name, (verdict, reason, *_) in tried]
+    return found or [("no node", f"the pattern ends in {' or '.join(sorted(ends))}, and the model has none")]
+
+
 def _entry(manager: Manager, name: str) -> Entry:
     known = {one.name: one for stage in manager.stages.values() for one in stage}
     if name not in known:

@@ -87,3 +87,22 @@ def test_an_error_says_the_line() -> None:
 
     with pytest.raises(PassError, match=r"IndexError: .* \(test_authoring.py, line \d+\)"):
         check_rule(rule(neg_under_abs, rewrite), ABS)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("g (float[3] x) => (float[3] y) { y = Abs(x) }", r"at Abs_0 \(Abs\): 'x' is not computed by Neg"),
+        ("g (float[4] x) => (float[4] y) { a = Neg(x) y = Abs(a) }", r"at Abs_0 \(Abs\): vetoed: 4 is refused"),
+        ("g (float[3] x) => (float[3] y) { y = Neg(x) }", "the pattern ends in Abs, and the model has none"),
+    ],
+)
+def test_check_rule_says_why_a_rule_did_not_fire(text: str, why: str) -> None:
+    vetoed = rule(neg_under_abs, check=lambda self, op, x: "4 is refused" if x.shape == (4,) else None)
+    with pytest.raises(AssertionError, match=f"mistyped fired 0 times\n.*{why}"):
+        check_rule(vetoed, text)
+
+
+def test_text_that_is_no_model_is_shown_where_it_breaks() -> None:
+    with pytest.raises(graphopt.GraphoptError, match="(?s)it is no ONNX text.*Expected character"):
+        check_rule(rule(neg_under_abs), "g (float[3] x) => (float[3] y) { y = Abs(x) ")
