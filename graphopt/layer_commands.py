@@ -153,6 +153,8 @@ def new(name: Name, with_pass: WithPass = False, with_layer: WithLayer = False, 
 
         for path in new_package(name, Path(folder), with_pass=with_pass, with_layer=with_layer):
             stdout().print(str(path), highlight=False, markup=False)
+        root = Path(folder, name)
+        stdout().print(f"\nNext: cd {root}; pip install -e '.[test]'; pytest", highlight=False, markup=False)
 
 
 def add_to(app: typer.Typer) -> None:
