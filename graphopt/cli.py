@@ -44,8 +44,8 @@ from .arguments import (
     TimeLimit,
     TypicalShapes,
     Verbose,
-    Word,
     Verify,
+    Word,
     target_of,
 )
 from .bisect import bisect
