@@ -19,7 +19,7 @@ LAYERS = [layer for _, layer in Registry().layers() if layer.__module__.startswi
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
 def test_function_spellings_and_shapes_are_what_the_body_means(layer):
-    outcome = check_layer(layer, gpu=False, quick=True)
+    outcome = check_layer(layer, gpu=False, quick=True, cuda=False)
     assert outcome.findings
     assert outcome.ok, [f"{one.check}: {one.case}: {one.detail}" for one in outcome.failures[:10]]
 

@@ -85,7 +85,7 @@ def test_an_error_says_the_line() -> None:
     def rewrite(self, op, x):
         return op.Abs(x.shape[7])
 
-    with pytest.raises(PassError, match=r"IndexError: .* \(test_authoring.py, line \d+\)"):
+    with pytest.raises(PassError, match=r"IndexError: .* \(test_authoring\.py, line \d+\)"):
         check_rule(rule(neg_under_abs, rewrite), ABS)
 
 
@@ -104,5 +104,5 @@ def test_check_rule_says_why_a_rule_did_not_fire(text: str, why: str) -> None:
 
 
 def test_text_that_is_no_model_is_shown_where_it_breaks() -> None:
-    with pytest.raises(graphopt.GraphoptError, match="(?s)it is no ONNX text.*Expected character"):
+    with pytest.raises(graphopt.GraphoptError, match=r"(?s)it is no ONNX text.*Expected character"):
         check_rule(rule(neg_under_abs), "g (float[3] x) => (float[3] y) { y = Abs(x) ")
