@@ -1,4 +1,4 @@
-"""What `enqueue` launches, without a GPU: which kernels, on which grids, with which arguments; and whether they compile.
+"""What `enqueue` launches, without a GPU: which kernels, on which grids, with which arguments; do they compile?
 
 The arrays lie in host memory, so that nothing runs: launches are written down.
 """
