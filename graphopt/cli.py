@@ -47,6 +47,7 @@ from .arguments import (
     TypicalShapes,
     Verbose,
     Verify,
+    Word,
     target_of,
 )
 from .bisect import bisect
@@ -213,8 +214,9 @@ def optimize(
         tell(result, model, report, as_json, quiet, verbose)
 
 
-@app.command(epilog="[bold]Example[/]\n\n$ graphopt passes --plugin ./my_pass.py")
+@app.command(epilog="[bold]Example[/]\n\n$ graphopt passes transpose\n\n$ graphopt passes --plugin ./my_pass.py")
 def passes(
+    word: Word = "",
     pipeline: Pipeline = "default",
     skip: Skip = None,
     plugin: Plugin = None,
@@ -224,11 +226,11 @@ def passes(
     """List the passes in the order in which they run, each with its equation."""
     with failures(as_json):
         from .registry import Registry
-        from .report.listing import passes_json, passes_table
+        from .report.listing import holding, passes_json, passes_table
         from .rewrite.schedule import schedule
 
         registry = Registry(plugin or (), no_plugin or ())
-        stages = schedule(registry.select(pipeline, skip or ()))
+        stages = holding(word, schedule(registry.select(pipeline, skip or ())))
         if as_json:
             print_json({"schema_version": SCHEMA_VERSION, **passes_json(stages, pipeline, registry.pipelines())})
         else:

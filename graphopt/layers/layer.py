@@ -211,4 +211,7 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
                 raise PluginError(f"an attribute cannot be of type {text}", where=where, hint=", ".join(KINDS))
             if name not in base.__dict__:
                 raise PluginError("an attribute needs a default", where=where)
+            if base.__dict__[name] == ():
+                hint = "give the default elements, as many as the operand usually has"
+                raise PluginError("an empty tuple says neither int nor float", where=where, hint=hint)
             yield name, base.__dict__[name]

@@ -17,7 +17,7 @@ from graphopt.rewrite.rule import Entry, Rule, kebab
 from graphopt.rewrite.value import Value
 
 from .facts import fit, known, outputs_of, shape_of, wrong_dtype
-from .find import Found, Simplify, find
+from .find import Found, Simplify, find, possible_dtypes
 from .function import add_function, call_attributes, check_name, function_of
 from .layer import DOMAIN, Layer
 from .tensor import Tensor
@@ -141,7 +141,7 @@ def _single(layer: Layer, opset: int) -> tuple[str, ...]:
 def _patterns(layer: Layer, opset: int, present: set[Any], simplify: Simplify | None, by: Any) -> list[_Spelled]:
     """The patterns of a layer; worked out once for each opset, set of dtypes, and passes that simplify them (`by`)."""
     known = _FOUND.setdefault(type(layer), {})
-    key = opset, frozenset(present), by
+    key = opset, frozenset(present & possible_dtypes(layer)), by
     if key not in known or by is None:
         if len(known) > _MOST:
             known.clear()

@@ -17,6 +17,7 @@ from graphopt.ir.fingerprint import fingerprint, signature
 from graphopt.ir.infer import Custom
 from graphopt.ir.load import collector_off
 
+from .authoring import place_in
 from .match import Match
 from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
@@ -180,9 +181,8 @@ class Manager:
         except GraphoptError:
             raise
         except (Exception, SystemExit) as error:
-            raise PassError(
-                f"it raised {type(error).__name__}: {error}", where=where, hint=f"leave it out with --skip {one.name}"
-            ) from error
+            told = f"it raised {type(error).__name__}: {error}{place_in(run.function, error)}"
+            raise PassError(told, where=where, hint=f"leave it out with --skip {one.name}") from error
         finally:
             fired.seconds += perf_counter() - started
         if not isinstance(claimed, int):

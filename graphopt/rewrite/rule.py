@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import PluginError
 
+from .authoring import check_parameters, check_pattern
 from .pattern import Traced, trace
 
 STAGES = ("canonicalize", "simplify", "fuse", "lower", "legalize")
@@ -155,13 +156,21 @@ def _traced(run: Rule, where: str) -> Traced:
         own = tuple(sorted((name, value) for name, value in vars(run).items() if name not in ("name", "target")))
         plain = all(isinstance(value, (str, int, float)) for _, value in own)
         if not plain or getattr(run.pattern, "__func__", None) is not kind.pattern:
-            return trace(run.pattern, f"{where}, pass {run.name}")
+            return _checked(run, where)
     known = _TRACED.get(kind)
     if known is None:
         known = _TRACED[kind] = {}
     if own not in known:
-        known[own] = trace(run.pattern, f"{where}, pass {run.name}")
+        known[own] = _checked(run, where)
     return known[own]
+
+
+def _checked(run: Rule, where: str) -> Traced:
+    where = f"{where}, pass {run.name}"
+    traced = trace(run.pattern, where)
+    check_pattern(traced, where)
+    check_parameters((run.check, run.rewrite), traced, where)
+    return traced
 
 
 _TRACED: weakref.WeakKeyDictionary[type[Rule], dict[Any, Traced]] = weakref.WeakKeyDictionary()

@@ -22,6 +22,7 @@ from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Custom, Inference
 from graphopt.ir.operator_shapes import clash
 
+from .authoring import place_in
 from .build import Ops, Skip
 from .guard import index
 from .match import Match, Matcher
@@ -286,7 +287,7 @@ class Worklist:
             raise PassError(f"rewriting does not end: {self._busiest()}", hint="switch one off with --skip")
 
     def _busiest(self) -> str:
-        rules = sorted(self.fired.values(), key=lambda f: -f.changes)[:3]
+        rules = [f for f in sorted(self.fired.values(), key=lambda f: -f.changes)[:3] if f.changes]
         return ", ".join(f"{f.name} of plugin {f.plugin} fired {f.changes} times" for f in rules)
 
     def _try(self, one: Entry, node: gs.Node, matcher: Matcher) -> bool:
@@ -313,7 +314,8 @@ class Worklist:
             raise
         except (Exception, SystemExit) as error:
             raise PassError(
-                f"pass {one.name} of plugin {one.plugin} raised {type(error).__name__}: {error}",
+                f"pass {one.name} of plugin {one.plugin} raised {type(error).__name__}: {error}"
+                f"{place_in(rule.rewrite, error)}",
                 where=f"node {node.name!r} ({node.op})",
                 hint=f"leave it out with --skip {one.name}",
             ) from error

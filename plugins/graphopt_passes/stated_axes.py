@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import graphopt
@@ -30,13 +29,15 @@ class _DropNoopWithEmptyAxes(graphopt.Rule):
         return getattr(op, self.kind)(x, axes, keepdims=keep)
 
 
-@cache
 def _rule(kind: str) -> type[graphopt.Rule]:
-    """One class a kind, so that its pattern is worked out once a process."""
     doc = f"{kind}(x, axes, noop_with_empty_axes=1) = {kind}(x, axes), axes constant and not empty."
     return type(f"{kind}WithAxes", (_DropNoopWithEmptyAxes,), {"kind": kind, "__doc__": doc})
 
 
+RULES = [_rule(f"Reduce{kind}") for kind in KINDS]
+"""Made once: what was worked out for a rule is remembered by its class."""
+
+
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [_rule(f"Reduce{kind}")() for kind in KINDS]
+    return [rule() for rule in RULES]

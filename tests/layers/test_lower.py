@@ -230,3 +230,11 @@ def test_a_layer_is_not_traced_for_a_model_without_its_operators() -> None:
     assert result.report.not_lowered["fused-halves"] == "the model holds no Neg"
     assert "fused-halves" not in graphopt.optimize(neg, lower="always", plugins=[halves]).report.not_lowered
     assert FusedHalves.traced
+
+
+def test_what_layers_look_like_is_worked_out_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.layers import lower
+
+    lowered(norms())
+    monkeypatch.setattr(lower, "find", lambda *_: pytest.fail("the spellings were worked out again"))
+    assert lowered(norms()).status == "ok"
