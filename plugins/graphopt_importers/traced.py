@@ -14,8 +14,9 @@ import onnx
 
 from graphopt.errors import ModelError, UsageError
 from graphopt.importer import Arrays, Imported, ImportRequest
+from graphopt.importing.samples import example_inputs
 
-from .signature import Spec, chosen, declare, example_inputs
+from .signature import Spec, chosen, declare
 
 OPSET = 18
 """The newest that tf2onnx writes."""
@@ -83,7 +84,13 @@ def convert(request: ImportRequest, function: Function, notes: Sequence[str] = (
         found = concrete(*args)
         return [value.numpy() for value in found]
 
-    return Imported(path, reference, example_inputs(request, path, kept), [*notes, *said_more])
+    names = {"", *(spec.name for spec in kept)}
+    asked = replace(
+        request,
+        shapes={name: dims for name, dims in request.shapes.items() if name in names},
+        inputs={name: array for name, array in request.inputs.items() if name in names},
+    )
+    return Imported(path, reference, example_inputs(asked, path), [*notes, *said_more])
 
 
 def _traced(tf: Any, request: ImportRequest, function: Function, specs: Sequence[Spec]) -> tuple[Any, list[Any]]:

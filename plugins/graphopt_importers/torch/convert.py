@@ -18,6 +18,7 @@ from graphopt.importer import Imported, ImportRequest
 from .calls import Calls, calls, feeds_of
 from .examples import examples
 from .export import check_program, export
+from .families import without_cache
 from .layers import LayerCalls
 from .sources import read
 
@@ -28,6 +29,7 @@ def convert(request: ImportRequest, path: Path) -> Imported:
     logging.disable(logging.WARNING)
     request.progress("reading the model", 0, 0)
     found = read(request.source, request.options)
+    found.notes += without_cache(found)
     ask = examples(found, request, _dtypes(request.options))
     if found.is_program:
         check_program(found, ask)
