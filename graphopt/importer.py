@@ -66,7 +66,8 @@ class Imported:
     model: the file, or, of at most 2 GB, the message. inputs: what `reference` may be asked with; where there are none,
     those of the user, or random ones that the ONNX model takes. notes: what the user should know.
     rounding: by output, how far elements may be off because the framework itself rounds inside, as quantized networks
-    do; in the output's own units. Nothing if empty.
+    do; in the output's own units. Nothing if empty. files: all that decided what came out, so that the same build is
+    answered at once the next time; None where nobody can say, for code of the user's own was run.
     """
 
     model: Path | onnx.ModelProto
@@ -74,6 +75,7 @@ class Imported:
     inputs: Arrays = field(default_factory=dict)
     notes: Sequence[str] = ()
     rounding: Sequence[float] = ()
+    files: Sequence[str | Path] | None = None
 
 
 @runtime_checkable

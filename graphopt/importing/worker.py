@@ -71,6 +71,7 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     return {
         "path": str(path), "notes": notes, "samples": count, "has_reference": found.reference is not None,
         "rounding": [float(each) for each in found.rounding],
+        "files": None if found.files is None else [os.fspath(each) for each in found.files],
     }  # fmt: skip
 
 

@@ -45,11 +45,12 @@ class TensorFlow:
         if path.name == "saved_model.pb":
             path = path.parent
         if path.is_dir():
-            return convert(request, _saved_model(tf, request, path))
+            files = sorted(one for one in path.rglob("*") if one.is_file())
+            return convert(request, _saved_model(tf, request, path), files=files)
         if not path.is_file():
             raise ModelError("no such file or folder", where=request.source)
         function, notes = _frozen(tf, request, path)
-        return convert(request, function, notes)
+        return convert(request, function, notes, [path])
 
 
 class Keras:
@@ -77,7 +78,9 @@ class Keras:
         import keras
 
         request.progress("loading", 0, 0)
-        return convert(request, _keras_function(tf, keras, request, _load_keras(keras, request, path)))
+        files = None if "modules" in request.options else [path]
+        function = _keras_function(tf, keras, request, _load_keras(keras, request, path))
+        return convert(request, function, files=files)
 
 
 @graphopt.hookimpl

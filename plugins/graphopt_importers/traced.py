@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,10 @@ def tensorflow() -> Any:
     return tf
 
 
-def convert(request: ImportRequest, function: Function, notes: Sequence[str] = ()) -> Imported:
-    """Traces the function with the shapes that were asked for, and writes it down.
+def convert(
+    request: ImportRequest, function: Function, notes: Sequence[str] = (), files: Sequence[Path] | None = None
+) -> Imported:
+    """Traces the function with the shapes that were asked for, and writes it down. files: as of `Imported`.
 
     Raises UsageError and ModelError as `Importer.convert` does.
     """
@@ -90,7 +93,7 @@ def convert(request: ImportRequest, function: Function, notes: Sequence[str] = (
         shapes={name: dims for name, dims in request.shapes.items() if name in names},
         inputs={name: array for name, array in request.inputs.items() if name in names},
     )
-    return Imported(path, reference, example_inputs(asked, path), [*notes, *said_more])
+    return Imported(path, reference, example_inputs(asked, path), [*notes, *said_more], files=files)
 
 
 def _traced(tf: Any, request: ImportRequest, function: Function, specs: Sequence[Spec]) -> tuple[Any, list[Any]]:

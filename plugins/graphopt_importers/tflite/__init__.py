@@ -62,7 +62,7 @@ class TFLite:
         made = original(data, file, ends, request.source)
         feeds = example_inputs(request, target)
         made = with_rounding(data, ends, request.source, made, feeds)
-        return Imported(target, made.run, feeds, [*notes, *made.notes], made.rounding)
+        return Imported(target, made.run, feeds, [*notes, *made.notes], made.rounding, [path])
 
 
 def ports(file: Any, request: ImportRequest) -> Any:

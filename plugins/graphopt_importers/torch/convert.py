@@ -45,6 +45,7 @@ def convert(request: ImportRequest, path: Path) -> Imported:
         lambda feeds: model.run(_in_order(feeds, places, model)),
         feeds_of(model, places),
         [*found.notes, *ask.notes, *notes],
+        files=[path] if path.is_file() and path.suffix != ".py" and "modules" not in request.options else None,
     )
 
 

@@ -18,11 +18,12 @@ NMS = "batched_nms moves the boxes of each class apart, which torchvision itself
 
 def without_cache(found: Read) -> list[str]:
     """Switches off the caches that language models return, which are no tensors. Notes."""
-    config = getattr(found.thing, "config", None)
-    if not getattr(config, "use_cache", False) or "use_cache" in found.kwargs or "past_key_values" in found.kwargs:
+    own = getattr(getattr(found.thing, "config", None), "use_cache", False)
+    if not own or "use_cache" in found.kwargs or "past_key_values" in found.kwargs:
         return []
-    assert config is not None
-    config.use_cache = False
+    for part in found.thing.modules():  # an encoder and a decoder have copies of it
+        if getattr(getattr(part, "config", None), "use_cache", False):
+            part.config.use_cache = False
     return [CACHE_OFF]
 
 
