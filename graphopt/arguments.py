@@ -256,7 +256,9 @@ Verbose = Annotated[
         "--verbose", "-v", metavar="", help="List every pass, also those that changed nothing.", rich_help_panel=_SAY
     ),
 ]
-Before = Annotated[str, typer.Argument(metavar="A", help="An ONNX file.", show_default=False)]
+Before = Annotated[
+    str, typer.Argument(metavar="A", help="An ONNX file, or what an importer takes.", show_default=False)
+]
 After = Annotated[str, typer.Argument(metavar="B", help="Another one.", show_default=False)]
 PassName = Annotated[
     str, typer.Option("--pass", metavar="PASS", help="The pass, as `graphopt passes` names it.", show_default=False)

@@ -54,11 +54,16 @@ def test_one_command_from_a_foreign_file_to_a_compared_model(cli: Cli, temporary
 
 @pytest.mark.parametrize(
     "words",
-    ["check", "inspect", "lint-precision", "run", "convert -o n.onnx", "convert --opset 17", "inspect --from trial"],
-)
+    [
+        "check", "inspect", "lint-precision", "run", "convert -o n.onnx", "convert --opset 17", "inspect --from trial",
+        "diff net.trial", "diff plain.onnx --from trial", "explain --pass fold-constants --node y", "bisect -o repro",
+        "run --compare net.trial", "run --compare onnxruntime --shapes x=Nx3",
+    ],
+)  # fmt: skip
 def test_commands_that_take_it(cli: Cli, words: str, temporary: Path) -> None:
     command, *rest = words.split()
-    done = cli(command, trial(), *WITH, *rest)
+    onnx.save(model("g (float[3] x) => (float[3] y) { y = Neg(x) }"), "plain.onnx")
+    done = cli(command, trial(), *rest, *WITH)
     assert done.code == 0, done.err
     assert "noise" not in done.out + done.err
     assert files(temporary) == []
