@@ -79,6 +79,12 @@ def import_module(name: str) -> Any:
         raise users_error(error, f"module {name} cannot be imported", name) from error
 
 
+def are_installed(names: str) -> bool:
+    """Whether modules, with commas between, are of installed packages, whose versions say what their code is."""
+    codes = [code_of(name) for name in names.split(",") if name]
+    return all(code is not None and {"site-packages", "dist-packages"} & {*code.parts} for code in codes)
+
+
 def users_error(error: Exception, what: str, where: str, hint: str = "") -> ModelError:
     """What code of the user's raised, and at which line of it."""
     frames = traceback.extract_tb(error.__traceback__)

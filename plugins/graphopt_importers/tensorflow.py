@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 import graphopt
 from graphopt.errors import ModelError, UsageError, nearest
 from graphopt.importer import Imported, ImportRequest
+from graphopt.named import are_installed
 
 from .signature import Spec, batch_named
 from .traced import Function, as_spec, convert, tensorflow
@@ -78,7 +79,7 @@ class Keras:
         import keras
 
         request.progress("loading", 0, 0)
-        files = None if "modules" in request.options else [path]
+        files = [path] if are_installed(request.options.get("modules", "")) else None
         function = _keras_function(tf, keras, request, _load_keras(keras, request, path))
         return convert(request, function, files=files)
 

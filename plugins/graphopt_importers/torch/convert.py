@@ -14,6 +14,7 @@ import onnx
 
 from graphopt.errors import UsageError
 from graphopt.importer import Imported, ImportRequest
+from graphopt.named import are_installed
 
 from .calls import Calls, calls, feeds_of
 from .examples import examples
@@ -45,7 +46,7 @@ def convert(request: ImportRequest, path: Path) -> Imported:
         lambda feeds: model.run(_in_order(feeds, places, model)),
         feeds_of(model, places),
         [*found.notes, *ask.notes, *notes],
-        files=[path] if path.is_file() and path.suffix != ".py" and "modules" not in request.options else None,
+        files=[path] if path.is_file() and are_installed(request.options.get("modules", "")) else None,
     )
 
 
