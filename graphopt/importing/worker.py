@@ -122,7 +122,7 @@ def _samples(found: Imported, model: Path, folder: Path, bounds: Mapping[str, An
         notes.append(f"the framework could not run the example inputs: {type(error).__name__}: {_short(error)}")
         return 0
     _write(folder, 0, feeds, outputs)
-    count = 1
+    count, seen = 1, [_elements(outputs)]
     for other in more_feeds(model, found.inputs, bounds):
         sizes = ", ".join(f"{name} {'x'.join(map(str, np.shape(value)))}" for name, value in other.items())
         try:
@@ -132,7 +132,15 @@ def _samples(found: Imported, model: Path, folder: Path, bounds: Mapping[str, An
             continue
         _write(folder, count, other, outputs)
         count += 1
+        seen.append(_elements(outputs))
+    for port, sizes in zip(output_ports(read_outline(model)), zip(*seen, strict=False), strict=False):
+        if not any(sizes):
+            notes.append(f"output {port.name} is empty: nothing of it is compared; --inputs may give better examples")
     return count
+
+
+def _elements(outputs: Any) -> list[int]:
+    return [np.size(one) for one in outputs]
 
 
 def _as_arrays(reference: Any, model: Path) -> Callable[[Any], list[Any]]:

@@ -69,6 +69,19 @@ def test_inputs_of_the_user_come_in_the_order_of_the_model(least: Cli) -> None:
     assert done.json["imported"]["compared"][0]["shape"] in ([5, 3], [6, 3])
 
 
+def test_an_output_without_elements_is_said(least: Cli) -> None:
+    """Detections, say, of noise: that they agree is no evidence."""
+    text = "g (float[3] x) => (int64[1,K] y, float[3] z) { b = Less(x, l) y = NonZero(b) z = Neg(x) }"
+    body = f"""        made = model({text!r}, weights={{'l': np.float32(-99)}})
+        return Imported(made, lambda feeds: [np.argwhere(feeds['x'] < -99).T, -feeds['x']])
+"""
+    head, tail = PLUGIN.split("        by = request.named()")
+    Path("least.py").write_text(f"import numpy as np{head}{body}{tail[tail.index('@graphopt.hookimpl') :]}")
+    found = least(*words("--json")).json["imported"]
+    assert (found["status"], len(found["notes"])) == ("ok", 1)
+    assert found["notes"][0].startswith("output y is empty: nothing of it is compared")
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
