@@ -18,6 +18,7 @@ from graphopt.errors import ModelError, UsageError, nearest
 from graphopt.importer import Imported, ImportRequest
 from graphopt.named import are_installed
 
+from .keras_recurrent import Recurrent
 from .signature import Spec, batch_named
 from .traced import Function, as_spec, convert, tensorflow
 
@@ -317,13 +318,14 @@ def _keras_function(tf: Any, keras: Any, request: ImportRequest, model: Any) -> 
     outputs = _output_names(keras, model)
     size = sum(int(v.shape.num_elements() or 1) * 4 for v in (w.value for w in model.weights))
 
-    def call(*args: Any) -> Sequence[Any]:
-        found: Sequence[Any] = keras.tree.flatten(
-            model(keras.tree.pack_sequence_as(structure, list(args)), training=False)
-        )
-        return found
+    recurrent = Recurrent(tf, keras)
 
-    return Function(_unique(specs), outputs, call, size)
+    def call(*args: Any) -> Sequence[Any]:
+        with recurrent.kept():
+            found = model(keras.tree.pack_sequence_as(structure, list(args)), training=False)
+        return list(keras.tree.flatten(found))
+
+    return Function(_unique(specs), outputs, call, size, recurrent.handlers())
 
 
 def _structure(model: Any, which: str) -> Any:

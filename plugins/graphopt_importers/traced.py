@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ _Written = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Function:
-    """What is converted: call(*tensors in the order of inputs) -> tensors in the order of outputs."""
+    """What is converted: call(*tensors in the order of inputs) -> tensors in the order of outputs.
+
+    handlers: what tf2onnx makes of operators that only this function has.
+    """
 
     inputs: Sequence[Spec]
     outputs: Sequence[str]
     call: Callable[..., Sequence[Any]]
     weights_bytes: int = 0
+    handlers: Mapping[str, tuple[Callable[..., None], list[Any]]] = field(default_factory=dict)
 
 
 def tensorflow() -> Any:
@@ -147,7 +151,7 @@ def _model(
                     name=request.source,
                     continue_on_error=True,
                     opset=request.opset or OPSET,
-                    custom_op_handlers=_missing_operators(),
+                    custom_op_handlers={**_missing_operators(), **function.handlers},
                     input_names=list(inputs),
                     output_names=list(outputs),
                     tensors_to_rename={**inputs, **outputs},
