@@ -260,7 +260,9 @@ Word = Annotated[
     str,
     typer.Argument(metavar="[WORD]", help="Only those whose name, plugin or equation holds it.", show_default=False),
 ]
-Before = Annotated[str, typer.Argument(metavar="A", help="An ONNX file.", show_default=False)]
+Before = Annotated[
+    str, typer.Argument(metavar="A", help="An ONNX file, or what an importer takes.", show_default=False)
+]
 After = Annotated[str, typer.Argument(metavar="B", help="Another one.", show_default=False)]
 PassName = Annotated[
     str, typer.Option("--pass", metavar="PASS", help="The pass, as `graphopt passes` names it.", show_default=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,8 +28,11 @@ from .arguments import (
 )
 from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
 from .errors import UsageError
+from .import_words import takes_import
 
-Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="An ONNX file.", show_default=False)]
+Model = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="An ONNX file, or what an importer takes.", show_default=False)
+]
 Folder = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +49,7 @@ Again = Annotated[
 ]
 
 
+@takes_import
 def bisect(
     model: Model = None,
     output: Folder = None,
@@ -66,6 +70,7 @@ def bisect(
     compute_capability: Capability = "",
     as_json: Json = False,
     quiet: Quiet = False,
+    imported: Any = None,
 ) -> None:
     """Find the changes that do not compute what they replaced; exit with 1 if there are any."""
     with failures(as_json):
@@ -90,6 +95,7 @@ def bisect(
         with progress(quiet or as_json) as show:
             result = optimize(
                 model,
+                importer=imported,
                 target=target,
                 pipeline=pipeline,
                 skip=skip or (),

@@ -55,7 +55,7 @@ class Build:
         self.report = report
         self.times = times
         self.foreign = foreign
-        """Whether the model may be another framework's, whose code and further files no key could hold."""
+        """Whether the model may be another framework's: its importer says which files it has read."""
         self.store = Store() if use_cache else None
         self.result: Result | None = None
         self.answer: dict[str, Any] = {}
@@ -67,28 +67,44 @@ class Build:
         began = time.perf_counter()
         progress("looking into the engine cache", 0, 0)
         self._files = self._files_read()
-        self._key = self._request() if self.store is not None and self._is_whole() else ""
+        self._key = self._request() if self.store is not None and Path(self.model).exists() else ""
         if not self._key or self.store is None or self.report is not None or self.words.get("save_onnx"):
             return False
         found = self.store.request(self._key)
         return found is not None and self._is_as_it_was(found["data"]) and self._take(found, began)
 
     def _is_as_it_was(self, data: dict[str, str]) -> bool:
-        """Whether the files with the model's external data are those of the answer."""
+        """Whether the files that belong to the model are those of the answer."""
         try:
             return all(file_digest(Path(self.model).parent / name) == digest for name, digest in data.items())
         except ModelError:
             return False
 
-    def _is_whole(self) -> bool:
-        return not self.foreign and Path(self.model).is_file()
+    def _read_by_importer(self, began: float) -> dict[str, str] | None:
+        """The files of another framework's model, each with its digest; None where they are not all known.
+
+        A file that has changed since the build began may not be what was built.
+        """
+        assert self.result is not None
+        about = self.result.report.imported or {}
+        if about.get("files") is None or about["status"] == "unverified":
+            return None
+        try:
+            if any(os.stat(name).st_mtime >= began for name in about["files"]):
+                return None
+            home = Path(self.model).parent
+            return {os.path.relpath(name, home): file_digest(Path(name)) for name in about["files"]}
+        except (OSError, ModelError):
+            return None
 
     def run(self, progress: Progress, **options: Any) -> None:
         """The engine, in place. Raises GraphoptError."""
         from .pipeline import optimize
 
+        began = time.time()
+        data: dict[str, str] | None = {}
         try:
-            data = data_files(Path(self.model)) if self._key else {}
+            data = data_files(Path(self.model)) if self._key and not self.foreign else {}
         except Exception:  # what is wrong with the model is said by who reads it
             self._key = ""
         self.result = optimize(
@@ -97,7 +113,14 @@ class Build:
         )  # fmt: skip
         self.answer = self.result.to_json()
         made = self.answer["build"]["cache"]["key"]
-        if self._key and made and self.store is not None and self.answer["status"] in ("ok", "unchecked"):
+        data = self._read_by_importer(began) if self.foreign else data
+        if (
+            self._key
+            and made
+            and data is not None
+            and self.store is not None
+            and self.answer["status"] in ("ok", "unchecked")
+        ):
             self.store.answer(self._key, {"engine": made, "data": data, "report": self.answer})
 
     def _take(self, found: dict[str, Any], began: float) -> bool:
@@ -106,14 +129,14 @@ class Build:
         key = str(found["engine"])
         entry = self.store.same(key, self.engine)
         if entry is not None:
-            self._describe(entry)
+            self._describe(entry, found["report"])
         else:
             with staging(self.engine.parent) as folder:
                 path = folder / self.engine.name
                 entry = self.store.get(key, path)
                 if entry is None:
                     return False
-                self._describe(entry)
+                self._describe(entry, found["report"])
                 os.replace(path, self.engine)
         report = found["report"]
         build = {**report["build"], "engine": str(self.engine), "cache": {**report["build"]["cache"], "hit": True}}
@@ -122,8 +145,10 @@ class Build:
         self.answer = {**report, "build": build, "outputs": outputs, "seconds": seconds}
         return True
 
-    def _describe(self, entry: dict[str, Any]) -> None:
-        made_by = {**entry["manifest"]["made_by"], "command": self.command}
+    def _describe(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
+        made_by = {**entry["manifest"]["made_by"], "command": self.command, "files": self._files}
+        if report.get("imported"):
+            made_by["imported"] = report["imported"]
         write_manifest(self.engine, {**entry["manifest"], "source": self.model, "made_by": made_by})
 
     def _request(self) -> str:
@@ -142,7 +167,8 @@ class Build:
         named = [self.model, *(self.words.get(name) for name in ("inputs", "calib", "plan"))]
         named += [word.partition("=@")[2] for word in self.words.get("bind") or ()]
         paths = [Path(word) for word in named if isinstance(word, str) and word]
-        found = [inner for path in paths for inner in (sorted(path.glob("*.npz")) if path.is_dir() else [path])]
+        found = [inner for path in paths[1:] for inner in (sorted(path.glob("*.npz")) if path.is_dir() else [path])]
+        found += sorted(paths[0].iterdir()) if paths[0].is_dir() else [paths[0]]  # a model may be a folder
         return {str(path): file_digest(path) for path in found if path.is_file()}
 
     def tell(self, as_json: bool, quiet: bool, verbose: bool) -> None:

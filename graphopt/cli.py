@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,7 @@ from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, prin
 from .engine_commands import add_to as add_engine_commands
 from .errors import GraphoptError, UsageError
 from .import_command import add_to as add_import_commands
-from .import_words import takes_import
+from .import_words import onnx_of, takes_import
 from .inspect_commands import add_to as add_inspect_commands
 from .layer_commands import add_to
 from .outcome import tell
@@ -252,10 +253,12 @@ def plugins(plugin: Plugin = None, no_plugin: NoPlugin = None, as_json: Json = F
 
 
 @app.command(epilog="[bold]Example[/]\n\n$ graphopt explain model.onnx --pass fold-constants --node Shape_0")
+@takes_import
 def explain(
     model: Model,
     name: PassName,
     node: NodeName,
+    shapes: TypicalShapes = None,
     freeze: Freeze = None,
     bind: Bind = None,
     pipeline: Pipeline = "default",
@@ -265,13 +268,14 @@ def explain(
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     as_json: Json = False,
+    imported: Any = None,
 ) -> None:
     """Say why a pass changes a node, or why it does not."""
-    with failures(as_json):
+    with failures(as_json), ExitStack() as stack:
         from .ir.load import load
         from .ir.specialize import bind_inputs, freeze_dims
         from .lowering import lowering
-        from .options import dims_by_name, values_by_name
+        from .options import dims_by_name, shapes_of, values_by_name
         from .registry import Registry
         from .report.listing import explanation_text
         from .rewrite.explain import explain as why
@@ -281,13 +285,18 @@ def explain(
         target = target_of(backend, compute_capability)
         registry = Registry(plugin or (), no_plugin or ())
         entries = registry.select(pipeline, skip or ())
-        layers = lowering(registry, load(model), entries, target, "auto", every=True)
+        with progress(as_json) as show:
+            path = onnx_of(
+                model, imported, stack, show, plugins=plugin or (), no_plugins=no_plugin or (),
+                profile=shapes_of((), shapes or (), ()),
+            )  # fmt: skip
+        layers = lowering(registry, load(path), entries, target, "auto", every=True)
         if name in layers.reasons:
             raise UsageError(layers.reasons[name], where=f"layer {name}")
         entries += layers.entries
 
         def start(most: int | None = None) -> Manager:
-            graph = load(model)
+            graph = load(path)
             freeze_dims(graph, frozen)
             bind_inputs(graph, bound)
             return Manager(

@@ -93,12 +93,16 @@ def run(
 ) -> None:
     """Run a model (in onnxruntime) or an engine (on the GPU) once, and compare its outputs."""
     with failures(as_json), ExitStack() as stack:
+        from .importing.ask import Import
         from .trials import compare_with, run_once, write_outputs
 
         with progress(as_json) as show:
-            path = onnx_of(
-                what, imported, stack, show, plugins=plugin or (), profile=_profile(None, shapes, None), inputs=inputs
-            )
+            words: dict[str, Any] = {"plugins": plugin or (), "profile": _profile(None, shapes, None), "inputs": inputs}
+            path = onnx_of(what, imported, stack, show, **words)
+            ask = imported or Import()
+            model = model and onnx_of(model, ask, stack, show, several=True, **words)
+            if compare not in (None, "onnxruntime"):
+                compare = onnx_of(compare, ask, stack, show, several=True, **words)
         done = run_once(
             path, model=model, given=inputs, shapes=_dims(shapes), seed=seed, check=check, plugins=plugin or ()
         )
@@ -157,7 +161,7 @@ def bench(
             shown = [
                 onnx_of(
                     one, imported, stack, show, plugins=plugin or (), no_plugins=no_plugin or (),
-                    profile=_profile(min_shapes, shapes, max_shapes), inputs=inputs,
+                    profile=_profile(min_shapes, shapes, max_shapes), inputs=inputs, several=len(what) > 1,
                 )
                 for one in what
             ]  # fmt: skip

@@ -72,8 +72,8 @@ def takes_import(command: Callable[..., None]) -> Callable[..., None]:
 def _import_of(given: dict[str, Any], words: dict[str, Any]) -> Import | None:
     from .importing.ask import Import, may_be_foreign
 
-    what = words["what"] if "what" in words else words.get("model")
-    sources = what if isinstance(what, list) else [what]
+    named_by = [words[name] for name in ("what", "model", "before", "after") if name in words]
+    sources = [one for what in named_by for one in (what if isinstance(what, list) else [what])]
     ask = Import(given["from_importer"])
     foreign = [one for one in sources if isinstance(one, str) and may_be_foreign(one, ask)]
     if not foreign:
@@ -98,10 +98,17 @@ def _import_of(given: dict[str, Any], words: dict[str, Any]) -> Import | None:
 
 def onnx_of(
     source: str, ask: Import | None, stack: ExitStack, show: Any, *, plugins: Sequence[str] = (),
-    no_plugins: Sequence[str] = (), profile: Shapes | None = None, inputs: str | None = None,
+    no_plugins: Sequence[str] = (), profile: Shapes | None = None, inputs: str | None = None, several: bool = False,
 ) -> str:  # fmt: skip
-    """The source's path, or that of the ONNX file that an importer makes of it, which lives as long as the stack."""
+    """The source's path, or that of the ONNX file that an importer makes of it, which lives as long as the stack.
+
+    several: it is one of several sources, and --from is meant for those that are not ONNX by their names.
+    """
     if ask is None:
+        return source
+    from .importing.ask import may_be_foreign
+
+    if several and not may_be_foreign(source, None):
         return source
     from .importing.door import open_source
     from .registry import Registry

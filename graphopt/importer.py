@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    import onnx
+
 Arrays = Mapping[str, npt.NDArray[np.generic]]
-Reference = Callable[[Arrays], Sequence[npt.NDArray[np.generic]]]
-"""What the framework itself computes: input name -> array in, the outputs in the order of the ONNX model's out."""
+Reference = Callable[[Arrays], Any]
+"""What the framework itself computes: input name -> array in, in the order of the ONNX model's inputs; its outputs out,
+in the order of the ONNX model's: arrays or the framework's tensors, in whatever lists, tuples and dictionaries."""
 
 
 @dataclass(frozen=True)
@@ -40,39 +44,56 @@ class ImportRequest:
     sizes: Mapping[str, int] = field(default_factory=dict)
     layers: Sequence[type] = ()
 
+    @property
+    def path(self) -> Path:
+        """Where the model may be written."""
+        return self.folder / "model.onnx"
+
+    def named(self) -> Any:
+        """The object that a source like 'net.py:make' or 'package.nets:make' names; its module is imported.
+
+        Raises ModelError for code that is not there or does not run, UsageError for a name that it does not have.
+        """
+        from .named import named
+
+        return named(self.source)
+
 
 @dataclass(frozen=True)
 class Imported:
-    """An ONNX file, and the framework's own model to compare it with.
+    """An ONNX model, and the framework's own to compare it with.
 
-    inputs: what `reference` may be asked with, made where the user gave none. notes: what the user should know.
+    model: the file, or, of at most 2 GB, the message. inputs: what `reference` may be asked with; where there are none,
+    those of the user, or random ones that the ONNX model takes. notes: what the user should know.
     rounding: by output, how far elements may be off because the framework itself rounds inside, as quantized networks
-    do; in the output's own units. Nothing if empty.
+    do; in the output's own units. Nothing if empty. files: all that decided what came out, so that the same build is
+    answered at once the next time; None where nobody can say, for code of the user's own was run.
     """
 
-    path: Path
+    model: Path | onnx.ModelProto
     reference: Reference | None = None
     inputs: Arrays = field(default_factory=dict)
     notes: Sequence[str] = ()
     rounding: Sequence[float] = ()
+    files: Sequence[str | Path] | None = None
 
 
 @runtime_checkable
 class Importer(Protocol):
-    """A framework's way in."""
+    """A framework's way in. A class that is derived from it has to say name, extra and convert."""
 
     name: str
     """What --from takes: 'torch'."""
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...] = ()
     """Endings of files that are surely this framework's, lower case: ('.pt2',)."""
     extra: str
     """What installs the framework: 'graphopt[torch]'."""
-    options: Mapping[str, str]
+    options: Mapping[str, str] = {}
     """What --import-option takes: name -> one sentence."""
 
     def accepts(self, source: str) -> bool:
         """Whether a source without a known suffix is this framework's; looks at files, imports no framework."""
-        ...
+        return False
 
     def convert(self, request: ImportRequest) -> Imported:
         """The source as an ONNX file inside `request.folder`.

@@ -41,20 +41,33 @@ def inspect(
             stdout().print(contents_text(found))
 
 
+@takes_import
 def diff(
     before: Before,
     after: After,
+    shapes: TypicalShapes = None,
+    plugin: Plugin = None,
+    no_plugin: NoPlugin = None,
     as_json: Json = False,
+    imported: Any = None,
 ) -> None:
     """Compare two models: operators, inputs and outputs, weights by content, and which nodes came and went."""
-    with failures(as_json):
+    with failures(as_json), ExitStack() as stack:
         from .ir.load import load
+        from .options import shapes_of
         from .report.diff import compare
         from .report.listing import diff_text
 
         with progress(as_json) as show:
+            paths = [
+                onnx_of(
+                    one, imported, stack, show, plugins=plugin or (), no_plugins=no_plugin or (),
+                    profile=shapes_of((), shapes or (), ()), several=True,
+                )
+                for one in (before, after)
+            ]  # fmt: skip
             show("load", 0, 0)
-            found = compare(load(before), load(after))
+            found = compare(*map(load, paths))
         if as_json:
             print_json({"schema_version": SCHEMA_VERSION, "before": before, "after": after, **found.to_json()})
         else:

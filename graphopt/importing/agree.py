@@ -13,6 +13,8 @@ from graphopt.numerics.difference import Difference, Value, compare
 from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.tolerance import Tolerance, tolerance_for
 
+from .ranking import ranked_alike
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -29,7 +31,7 @@ def differences(
 
     limit: of the relative L2 difference; a dtype's own tolerance, if larger, counts. Of integers and truth values, it
     is the limit of the share of elements that differ; 8-bit integers, which come of rounding, may be off by one.
-    rounding: by output, how far elements may be off whatever the limit says.
+    rounding: by output, how far elements may be off whatever the limit says. Rows of equal score may change places.
 
     Raises ExecutionError: onnxruntime cannot load it, or not run the first sample.
     """
@@ -47,20 +49,33 @@ def differences(
                 for name, one in worst.items()
             }
             continue
-        names = list(found)
-        for index in range(max(len(names), len(sample.expected))):
-            name = names[index] if index < len(names) else f"#{index}"
-            if index >= min(len(names), len(sample.expected)):
-                one = _absent(name, f"{len(names)} outputs, where the framework has {len(sample.expected)}")
-            else:
-                one = difference(name, sample.expected[index], found[name], limit)
-                if not one.ok and index < len(rounding) and _near(sample.expected[index], found[name], rounding[index]):
-                    one = replace(one, ok=True, reason="")
+        listed = _listed(list(found), list(found.values()), sample.expected, limit, rounding)
+        if not all(one.ok for one in listed):
+            ordered = ranked_alike(sample.expected, list(found.values()), limit)
+            if ordered is not None:
+                listed = _listed(list(found), ordered, sample.expected, limit, rounding)
+        for one in listed:
             one = replace(one, sample=number)
-            known = worst.get(name)
+            known = worst.get(one.name)
             if known is None or (known.ok and (not one.ok or one.relative_l2 > known.relative_l2)):
-                worst[name] = one
+                worst[one.name] = one
     return list(worst.values())
+
+
+def _listed(
+    names: Sequence[str], found: Sequence[Value], expected: Sequence[Value], limit: float, rounding: Sequence[float]
+) -> list[Difference]:
+    listed = []
+    for index in range(max(len(names), len(expected))):
+        name = names[index] if index < len(names) else f"#{index}"
+        if index >= min(len(names), len(expected)):
+            one = _absent(name, f"{len(names)} outputs, where the framework has {len(expected)}")
+        else:
+            one = difference(name, expected[index], found[index], limit)
+            if not one.ok and index < len(rounding) and _near(expected[index], found[index], rounding[index]):
+                one = replace(one, ok=True, reason="")
+        listed.append(one)
+    return listed
 
 
 def _near(expected: Value, actual: Value, most: float) -> bool:

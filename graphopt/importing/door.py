@@ -109,6 +109,7 @@ def open_source(
             "packages": needs(importer.extra),
             "seconds": round(time.perf_counter() - began, 3),
             "notes": found["notes"],
+            "files": found["files"],
             **_compared(path, folder, found, importer, ask, verify, strict, limits, show),
         }
         for part in ("samples", "temporary"):

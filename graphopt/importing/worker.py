@@ -11,7 +11,8 @@ import resource
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from graphopt.errors import GraphoptError, ModelError, PluginError
 from graphopt.importer import Imported, Importer, ImportRequest
 from graphopt.numerics.difference import Value
 from graphopt.numerics.exchange import read_values, write_values
+from graphopt.numerics.ports import output_ports, read_outline
 from graphopt.registry import Registry
 
-from .samples import more_feeds
+from .samples import example_inputs, more_feeds
 
 FEEDS, OUTPUTS = "feeds", "outputs"
 
@@ -57,17 +59,29 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
         [layer for _, layer in registry.layers()],
     )
     found = _convert(importers[name], ask)
-    if not Path(found.path).is_file():
-        raise PluginError(f"importer {name} wrote no file {found.path}", where=source)
+    path = _written(found, ask.path)
+    if not path.is_file():
+        raise PluginError(f"importer {name} wrote no file {path}", where=source)
     notes = [str(note) for note in found.notes]
     count = 0
     if request["verify"] and found.reference is not None:
         progress(f"running {name}")
-        count = _samples(found, Path(request["samples"]), request["bounds"], notes)
+        found = replace(found, inputs=found.inputs or example_inputs(ask, path))
+        count = _samples(found, path, Path(request["samples"]), request["bounds"], notes)
     return {
-        "path": str(found.path), "notes": notes, "samples": count, "has_reference": found.reference is not None,
+        "path": str(path), "notes": notes, "samples": count, "has_reference": found.reference is not None,
         "rounding": [float(each) for each in found.rounding],
+        "files": None if found.files is None else [os.fspath(each) for each in found.files],
     }  # fmt: skip
+
+
+def _written(found: Imported, path: Path) -> Path:
+    if isinstance(found.model, str | os.PathLike):
+        return Path(found.model)
+    import onnx
+
+    onnx.save(found.model, path)
+    return path
 
 
 def _convert(importer: Importer, ask: ImportRequest) -> Imported:
@@ -96,29 +110,56 @@ def _convert(importer: Importer, ask: ImportRequest) -> Imported:
         ) from error
 
 
-def _samples(found: Imported, folder: Path, bounds: Mapping[str, Any], notes: list[str]) -> int:
+def _samples(found: Imported, model: Path, folder: Path, bounds: Mapping[str, Any], notes: list[str]) -> int:
     """Writes what the framework computes for its example inputs and, of dynamic dimensions, at other sizes."""
-    assert found.reference is not None
+    reference = _as_arrays(found.reference, model)
     feeds: dict[str, Value] = dict(found.inputs)
     try:
-        outputs = found.reference(found.inputs)
+        outputs = reference(found.inputs)
     except GraphoptError:
         raise
     except Exception as error:
         notes.append(f"the framework could not run the example inputs: {type(error).__name__}: {_short(error)}")
         return 0
     _write(folder, 0, feeds, outputs)
-    count = 1
-    for other in more_feeds(Path(found.path), found.inputs, bounds):
+    count, seen = 1, [_elements(outputs)]
+    for other in more_feeds(model, found.inputs, bounds):
         sizes = ", ".join(f"{name} {'x'.join(map(str, np.shape(value)))}" for name, value in other.items())
         try:
-            outputs = found.reference(other)
+            outputs = reference(other)
         except Exception as error:
             notes.append(f"the framework itself does not run {sizes}: {type(error).__name__}: {_short(error)}")
             continue
         _write(folder, count, other, outputs)
         count += 1
+        seen.append(_elements(outputs))
+    for port, sizes in zip(output_ports(read_outline(model)), zip(*seen, strict=False), strict=False):
+        if not any(sizes):
+            notes.append(f"output {port.name} is empty: nothing of it is compared; --inputs may give better examples")
     return count
+
+
+def _elements(outputs: Any) -> list[int]:
+    return [np.size(one) for one in outputs]
+
+
+def _as_arrays(reference: Any, model: Path) -> Callable[[Any], list[Any]]:
+    """The reference with its outputs as arrays in one list; where the model has sequences, an importer makes them."""
+    if any(port.kind != "tensor" for port in output_ports(read_outline(model))):
+        return lambda feeds: list(reference(feeds))
+    return lambda feeds: list(_leaves(reference(feeds)))
+
+
+def _leaves(found: Any) -> Iterator[Any]:
+    """Tensors of any framework as arrays."""
+    if isinstance(found, Mapping):
+        found = list(found.values())
+    if isinstance(found, list | tuple):
+        for one in found:
+            yield from _leaves(one)
+    elif found is not None:
+        found = found.detach().cpu() if hasattr(found, "detach") else found
+        yield np.asarray(found.numpy() if hasattr(found, "numpy") else found)
 
 
 def _write(folder: Path, number: int, feeds: Mapping[str, Value], outputs: Any) -> None:

@@ -28,7 +28,10 @@ def import_text(report: Mapping[str, Any]) -> RenderableType:
 
 
 def _how_far(one: Mapping[str, Any]) -> str:
-    return f"relative L2 difference {one['relative_l2']:.1e}" if one["relative_l2"] else "equal"
+    if not one["relative_l2"]:
+        return "equal"
+    steps = f"at most {one['max_abs']:g} off, " if "int" in one["dtype"] else ""
+    return f"{steps}relative L2 difference {one['relative_l2']:.1e}"
 
 
 def importers_table(found: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from graphopt.errors import UsageError, nearest
 from graphopt.importer import ImportRequest
-from graphopt.numerics.feeds import make_feeds
-from graphopt.numerics.ports import read_outline
-from graphopt.numerics.ranges import read_inputs
 
 Dim = int | str | None
 
@@ -112,40 +107,3 @@ def declare(model: onnx.ModelProto, specs: Sequence[Spec]) -> None:
         for each in value.type.tensor_type.shape.dim:
             if each.dim_param:
                 each.ClearField("dim_param")
-
-
-def example_inputs(request: ImportRequest, model: Path, specs: Sequence[Spec]) -> dict[str, npt.NDArray[np.generic]]:
-    """The user's inputs, else random ones in a range that the ONNX model can take. Raises UsageError for misfits."""
-    only = len(specs) == 1
-    given = {(specs[0].name if only and name == "" else name): np.asarray(a) for name, a in request.inputs.items()}
-    for spec in specs:
-        if spec.name in given:
-            _check(request, spec, given[spec.name])
-    if len(given) == len(specs):
-        return given
-    shapes = {}
-    for spec in specs:
-        sizes = [
-            dim if isinstance(dim, int) else request.sizes.get(str(dim), _typical(spec, a))
-            for a, dim in enumerate(spec.dims or ())
-        ]
-        shapes[spec.name] = given[spec.name].shape if spec.name in given else tuple(sizes)
-    made = make_feeds(read_inputs(read_outline(model)), shapes, 0)
-    return {spec.name: given.get(spec.name, np.asarray(made[spec.name])) for spec in specs if spec.name in made}
-
-
-def _typical(spec: Spec, axis: int) -> int:
-    """The size of an open dimension in examples: 2 samples; 64 pixels; 8 steps or tokens."""
-    if axis == 0:
-        return 2
-    return 64 if len(spec.dims or ()) == 4 and axis < 3 else 8
-
-
-def _check(request: ImportRequest, spec: Spec, array: npt.NDArray[np.generic]) -> None:
-    dims = spec.dims or ()
-    fits = len(dims) == array.ndim and all(
-        not isinstance(d, int) or d == s for d, s in zip(dims, array.shape, strict=True)
-    )
-    if not fits:
-        what = f"the example for input {spec.name!r} is {'x'.join(map(str, array.shape)) or 'a scalar'}"
-        raise UsageError(what, where=request.source, hint=f"it takes {described(spec)}")

@@ -16,7 +16,9 @@ from google.protobuf.message import DecodeError
 import graphopt
 from graphopt.errors import ModelError, UsageError, nearest
 from graphopt.importer import Imported, ImportRequest
+from graphopt.named import are_installed
 
+from .keras_recurrent import Recurrent
 from .signature import Spec, batch_named
 from .traced import Function, as_spec, convert, tensorflow
 
@@ -45,11 +47,12 @@ class TensorFlow:
         if path.name == "saved_model.pb":
             path = path.parent
         if path.is_dir():
-            return convert(request, _saved_model(tf, request, path))
+            files = sorted(one for one in path.rglob("*") if one.is_file())
+            return convert(request, _saved_model(tf, request, path), files=files)
         if not path.is_file():
             raise ModelError("no such file or folder", where=request.source)
         function, notes = _frozen(tf, request, path)
-        return convert(request, function, notes)
+        return convert(request, function, notes, [path])
 
 
 class Keras:
@@ -77,7 +80,9 @@ class Keras:
         import keras
 
         request.progress("loading", 0, 0)
-        return convert(request, _keras_function(tf, keras, request, _load_keras(keras, request, path)))
+        files = [path] if are_installed(request.options.get("modules", "")) else None
+        function = _keras_function(tf, keras, request, _load_keras(keras, request, path))
+        return convert(request, function, files=files)
 
 
 @graphopt.hookimpl
@@ -313,13 +318,14 @@ def _keras_function(tf: Any, keras: Any, request: ImportRequest, model: Any) -> 
     outputs = _output_names(keras, model)
     size = sum(int(v.shape.num_elements() or 1) * 4 for v in (w.value for w in model.weights))
 
-    def call(*args: Any) -> Sequence[Any]:
-        found: Sequence[Any] = keras.tree.flatten(
-            model(keras.tree.pack_sequence_as(structure, list(args)), training=False)
-        )
-        return found
+    recurrent = Recurrent(tf, keras)
 
-    return Function(_unique(specs), outputs, call, size)
+    def call(*args: Any) -> Sequence[Any]:
+        with recurrent.kept():
+            found = model(keras.tree.pack_sequence_as(structure, list(args)), training=False)
+        return list(keras.tree.flatten(found))
+
+    return Function(_unique(specs), outputs, call, size, recurrent.handlers())
 
 
 def _structure(model: Any, which: str) -> Any:

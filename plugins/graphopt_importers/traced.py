@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import onnx
 
 from graphopt.errors import ModelError, UsageError
 from graphopt.importer import Arrays, Imported, ImportRequest
+from graphopt.importing.samples import example_inputs
 
-from .signature import Spec, chosen, declare, example_inputs
+from .signature import Spec, chosen, declare
 
 OPSET = 18
 """The newest that tf2onnx writes."""
@@ -25,12 +27,16 @@ _Written = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Function:
-    """What is converted: call(*tensors in the order of inputs) -> tensors in the order of outputs."""
+    """What is converted: call(*tensors in the order of inputs) -> tensors in the order of outputs.
+
+    handlers: what tf2onnx makes of operators that only this function has.
+    """
 
     inputs: Sequence[Spec]
     outputs: Sequence[str]
     call: Callable[..., Sequence[Any]]
     weights_bytes: int = 0
+    handlers: Mapping[str, tuple[Callable[..., None], list[Any]]] = field(default_factory=dict)
 
 
 def tensorflow() -> Any:
@@ -43,8 +49,10 @@ def tensorflow() -> Any:
     return tf
 
 
-def convert(request: ImportRequest, function: Function, notes: Sequence[str] = ()) -> Imported:
-    """Traces the function with the shapes that were asked for, and writes it down.
+def convert(
+    request: ImportRequest, function: Function, notes: Sequence[str] = (), files: Sequence[Path] | None = None
+) -> Imported:
+    """Traces the function with the shapes that were asked for, and writes it down. files: as of `Imported`.
 
     Raises UsageError and ModelError as `Importer.convert` does.
     """
@@ -83,7 +91,13 @@ def convert(request: ImportRequest, function: Function, notes: Sequence[str] = (
         found = concrete(*args)
         return [value.numpy() for value in found]
 
-    return Imported(path, reference, example_inputs(request, path, kept), [*notes, *said_more])
+    names = {"", *(spec.name for spec in kept)}
+    asked = replace(
+        request,
+        shapes={name: dims for name, dims in request.shapes.items() if name in names},
+        inputs={name: array for name, array in request.inputs.items() if name in names},
+    )
+    return Imported(path, reference, example_inputs(asked, path), [*notes, *said_more], files=files)
 
 
 def _traced(tf: Any, request: ImportRequest, function: Function, specs: Sequence[Spec]) -> tuple[Any, list[Any]]:
@@ -137,7 +151,7 @@ def _model(
                     name=request.source,
                     continue_on_error=True,
                     opset=request.opset or OPSET,
-                    custom_op_handlers=_missing_operators(),
+                    custom_op_handlers={**_missing_operators(), **function.handlers},
                     input_names=list(inputs),
                     output_names=list(outputs),
                     tensors_to_rename={**inputs, **outputs},

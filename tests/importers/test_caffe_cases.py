@@ -26,7 +26,7 @@ def imported(case: Case, folder: Path, **words: Any) -> dict[str, Any]:
     """output -> what the imported model computes in onnxruntime."""
     source = caffe_files.write(folder / "caffe", case.prototxt(), case.blobs)
     (folder / "onnx").mkdir()
-    path = Caffe().convert(ImportRequest(str(source), folder / "onnx", **words)).path
+    path = Caffe().convert(ImportRequest(str(source), folder / "onnx", **words)).model
     onnx.checker.check_model(str(path), full_check=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_outputs()]

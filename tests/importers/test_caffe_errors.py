@@ -261,7 +261,7 @@ def test_damaged_definitions_end_in_a_message_or_a_model(
         words[place : place + rng.randrange(2)] = [new]
     path = caffe_files.write(folder, "\n".join(words), BLOBS)
     try:
-        onnx.checker.check_model(str(Caffe().convert(ImportRequest(str(path), folder)).path), full_check=True)
+        onnx.checker.check_model(str(Caffe().convert(ImportRequest(str(path), folder)).model), full_check=True)
     except GraphoptError:
         return
 

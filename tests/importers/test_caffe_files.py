@@ -59,12 +59,12 @@ BLOBS = {"conv": CONV, "fc": FC}
 def imported(source: Path | str, folder: Path, **words: Any) -> Imported:
     folder.mkdir(parents=True, exist_ok=True)
     found = Caffe().convert(ImportRequest(str(source), folder, **words))
-    onnx.checker.check_model(str(found.path), full_check=True)
+    onnx.checker.check_model(str(found.model), full_check=True)
     return found
 
 
 def run(source: Path | str, folder: Path, feeds: Mapping[str, Any], **words: Any) -> dict[str, Any]:
-    session = onnxruntime.InferenceSession(str(imported(source, folder, **words).path))
+    session = onnxruntime.InferenceSession(str(imported(source, folder, **words).model))
     names = [one.name for one in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(feeds)), strict=True))
 
@@ -135,7 +135,7 @@ def test_the_weights_are_found_by_name_by_option_or_because_they_are_alone(tmp_p
     for given in (str(moved), "../w.bin"):
         imported(path, tmp_path / given.replace("/", "_"), options={"weights": given})
     caffe_files.write(tmp_path / "in", V2, BLOBS)
-    assert imported(weights, tmp_path / "c").path.is_file()
+    assert imported(weights, tmp_path / "c").model.is_file()
     weights.rename(tmp_path / "one.caffemodel")
     imported(tmp_path / "one.caffemodel", tmp_path / "d", options={"net": str(path)})
     weights.with_name("x.caffemodel").touch()

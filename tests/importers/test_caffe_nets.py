@@ -22,7 +22,7 @@ RECORDED = np.load(OUTPUTS)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_computes_what_caffe_computes(name: str, tmp_path: Path) -> None:
     """Relative L2 difference under 1e-5."""
-    path = Caffe().convert(ImportRequest(str(SMALL[name]().write(tmp_path / "caffe")), tmp_path)).path
+    path = Caffe().convert(ImportRequest(str(SMALL[name]().write(tmp_path / "caffe")), tmp_path)).model
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = [one.name for one in session.get_outputs()]
     assert sorted(f"{name}/{one}" for one in outputs) == sorted(key for key in RECORDED if key.startswith(f"{name}/"))

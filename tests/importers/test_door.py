@@ -54,11 +54,16 @@ def test_one_command_from_a_foreign_file_to_a_compared_model(cli: Cli, temporary
 
 @pytest.mark.parametrize(
     "words",
-    ["check", "inspect", "lint-precision", "run", "convert -o n.onnx", "convert --opset 17", "inspect --from trial"],
-)
+    [
+        "check", "inspect", "lint-precision", "run", "convert -o n.onnx", "convert --opset 17", "inspect --from trial",
+        "diff net.trial", "diff plain.onnx --from trial", "explain --pass fold-constants --node y", "bisect -o repro",
+        "run --compare net.trial", "run --compare onnxruntime --shapes x=Nx3",
+    ],
+)  # fmt: skip
 def test_commands_that_take_it(cli: Cli, words: str, temporary: Path) -> None:
     command, *rest = words.split()
-    done = cli(command, trial(), *WITH, *rest)
+    onnx.save(model("g (float[3] x) => (float[3] y) { y = Neg(x) }"), "plain.onnx")
+    done = cli(command, trial(), *rest, *WITH)
     assert done.code == 0, done.err
     assert "noise" not in done.out + done.err
     assert files(temporary) == []
@@ -90,6 +95,43 @@ def test_a_changed_option_of_the_importer_is_another_engine(cli: Cli, monkeypatc
     for by in ("5", "6", "5"):
         assert cli("build", "net.trial", *WITH, "--shapes", "x=1x3", "--import-option", f"by={by}").code == 0
     assert len(Store().entries()) == 2
+
+
+def test_the_second_build_is_answered_without_the_framework(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as no file that decided what came out has changed, and none of it was code."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(Path("cache").absolute()))
+    trial(weights="w.txt")
+    Path("w.txt").write_text("3")
+    words = ("build", "net.trial", *WITH, "--shapes", "x=1x3", "--json")
+    first = cli(*words).json
+    monkeypatch.setattr("graphopt.importing.door._converted", _never)
+    again = cli(*words)
+    assert again.code == 0, again.err
+    assert again.json["build"]["cache"] == {**first["build"]["cache"], "hit": True}
+    assert again.json["imported"] == first["imported"]
+    assert json.loads(Path("net.engine.json").read_text())["made_by"]["imported"] == first["imported"]
+    assert "from the engine cache" in cli(*words[:-1]).out
+    for more in (("--import-option", "by=3"), ("--import-tolerance", "0.01"), ("--opset", "17")):
+        assert cli(*words, *more).code == 1
+    Path("w.txt").write_text("4")
+    assert cli(*words).code == 1
+
+
+def _never(*_: object) -> None:
+    raise ModelError("it was converted")
+
+
+@pytest.mark.parametrize("about", [{"code": True}, {"blind": True}])
+def test_what_code_or_a_missing_framework_decided_is_asked_again(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, about: dict[str, bool]
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(Path("cache").absolute()))
+    words = ("build", trial(**about), *WITH, "--shapes", "x=1x3", "--json")
+    assert cli(*words).json["build"]["cache"]["hit"] is False
+    again = cli(*words).json
+    assert again["build"]["cache"]["hit"] is True  # the engine, not the answer
+    monkeypatch.setattr("graphopt.importing.door._converted", _never)
+    assert cli(*words).code == 1
 
 
 def test_a_source_is_known_by_its_content_or_by_name(cli: Cli) -> None:

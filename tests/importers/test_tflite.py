@@ -44,34 +44,34 @@ def operators(path: Path) -> Counter[str]:
 
 def test_a_network_in_float_computes_what_the_interpreter_did(tmp_path: Path) -> None:
     found = imported(FILES / "net.float.tflite", tmp_path)
-    onnx.checker.check_model(onnx.load(found.path), full_check=True)
-    (scores,) = run(found.path, image=EXPECTED["float_image"])
+    onnx.checker.check_model(onnx.load(found.model), full_check=True)
+    (scores,) = run(found.model, image=EXPECTED["float_image"])
     np.testing.assert_allclose(scores, EXPECTED["float_scores"], rtol=1e-5)
 
 
 def test_names_are_those_of_the_signature_and_sizes_those_of_the_file(tmp_path: Path) -> None:
-    graph = onnx.load(imported(FILES / "net.float.tflite", tmp_path).path).graph
+    graph = onnx.load(imported(FILES / "net.float.tflite", tmp_path).model).graph
     assert [value.name for value in (*graph.input, *graph.output)] == ["image", "scores"]
     assert [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim] == [1, 12, 12, 3]
 
 
 def test_only_the_interface_is_transposed(tmp_path: Path) -> None:
     """Convolution, depthwise convolution, sum, pooling, resizing and the mean over the image stay channels first."""
-    kinds = operators(imported(FILES / "net.float.tflite", tmp_path).path)
+    kinds = operators(imported(FILES / "net.float.tflite", tmp_path).model)
     assert kinds["Transpose"] == 1
     assert kinds["Conv"] == 3
 
 
 def test_a_quantized_network_is_off_by_a_step_at_most(tmp_path: Path) -> None:
     found = imported(FILES / "net.int8.tflite", tmp_path)
-    (scores,) = run(found.path, image=EXPECTED["int8_image"])
+    (scores,) = run(found.model, image=EXPECTED["int8_image"])
     assert scores.dtype == np.int8
     assert np.abs(scores.astype(int) - EXPECTED["int8_scores"]).max() <= 1
 
 
 def test_quantized_tensors_are_pairs(tmp_path: Path) -> None:
     """Each QuantizeLinear is read by a DequantizeLinear, or is the output; weights are int8, a scale a channel."""
-    graph = onnx.load(imported(FILES / "net.int8.tflite", tmp_path).path).graph
+    graph = onnx.load(imported(FILES / "net.int8.tflite", tmp_path).model).graph
     stored = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     for node in graph.node:
         if stored & set(node.input):
@@ -88,14 +88,14 @@ def test_quantized_tensors_are_pairs(tmp_path: Path) -> None:
 
 def test_an_activation_that_the_range_implies_is_no_node(tmp_path: Path) -> None:
     """clip(round(relu6(x) / s)) = clip(round(x / s)), if the range is within [0, 6]."""
-    kinds = operators(imported(FILES / "net.int8.tflite", tmp_path).path)
+    kinds = operators(imported(FILES / "net.int8.tflite", tmp_path).model)
     assert kinds["Clip"] == kinds["Relu"] == 0
 
 
 def test_it_may_end_at_other_tensors(tmp_path: Path) -> None:
     whole = read((FILES / "net.float.tflite").read_bytes(), "").graphs[0]
     name = whole.tensors[whole.operators[0].outputs[0]].name
-    graph = onnx.load(imported(FILES / "net.float.tflite", tmp_path, options={"outputs": name}).path).graph
+    graph = onnx.load(imported(FILES / "net.float.tflite", tmp_path, options={"outputs": name}).model).graph
     assert [value.name for value in graph.output] == [name]
     assert len(graph.node) < 6
 

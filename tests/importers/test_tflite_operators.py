@@ -162,12 +162,12 @@ def close(source: Path, folder: Path, feeds: dict[str, Any]) -> Imported:
     target = folder / "onnx"
     target.mkdir()
     found = TFLite().convert(ImportRequest(str(source), target, inputs=feeds))
-    onnx.checker.check_model(onnx.load(found.path), full_check=True)
+    onnx.checker.check_model(onnx.load(found.model), full_check=True)
     assert found.reference is not None
     expected = found.reference(found.inputs)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    actual = onnxruntime.InferenceSession(found.path, options).run(None, dict(found.inputs))
+    actual = onnxruntime.InferenceSession(found.model, options).run(None, dict(found.inputs))
     for one, other in zip(expected, actual, strict=True):
         assert one.dtype == other.dtype
         assert one.shape == other.shape

@@ -69,7 +69,7 @@ def test_from_jax_to_an_engine(cli: Cli) -> None:
 def test_from_paddle_to_an_engine(cli: Cli) -> None:
     pytest.importorskip("paddle2onnx")
     subprocess.run([sys.executable, "-c", PADDLE], check=True, capture_output=True, env=dict(os.environ))
-    words = ("net.json", "--plugin", documented("paddle_importer.py"), "--shapes", "x=1x3x32x32")
+    words = ("net.pdiparams", "--plugin", documented("paddle_importer.py"), "--shapes", "x=1x3x32x32")
     done = cli("optimize", *words, "--build", "--json")
     assert done.code == 0, done.err
     assert done.json["imported"]["status"] == "ok"

@@ -33,6 +33,10 @@ class Trial:
         about = json.loads(Path(request.source).read_text().removeprefix("trial:"))
         request.progress("multiplying", 1, 2)
         getattr(self, about.get("do", "nothing"))(request)
+        files = [Path(request.source)]
+        if "weights" in about:
+            files.append(files[0].with_name(about["weights"]))
+            about["by"] = float(files[1].read_text())
         by = float(request.options.get("by", about.get("by", 2.0)))
         shape = request.shapes.get("x", request.shapes.get("", ("N", 3)))
         if len(shape) != 2 or shape[1] != 3:
@@ -45,7 +49,8 @@ class Trial:
         onnx.save(made, path)
         example = request.inputs or {"x": np.linspace(-1, 1, rows * 3, dtype=np.float32).reshape(rows, 3)}
         reference = None if about.get("blind") else lambda feeds: [feeds["x"] * (by + about.get("off", 0.0))]
-        return Imported(path, reference, example, notes=[f"multiplied by {by:g}"])
+        known = None if about.get("code") else files
+        return Imported(path, reference, example, notes=[f"multiplied by {by:g}"], files=known)
 
     def nothing(self, request):
         sys.stdout.write("noise on standard output\n")

@@ -48,7 +48,8 @@ def convert(request: ImportRequest) -> Imported:
     boxes = {top for one in net.layers if one.type == "DetectionOutput" for top in one.tops}
     padded = {one.name: one.shape for one in graph.outputs if fixed and one.name in boxes}
     run = reference(text, weights, net, padded, stages, notes)
-    return Imported(path, run, inputs, [*notes, *net.notes])
+    files = [text, *([weights] if weights is not None else [])]
+    return Imported(path, run, inputs, [*notes, *net.notes], files=files)
 
 
 def _given(request: ImportRequest) -> Mapping[str, tuple[Dim, ...]]:

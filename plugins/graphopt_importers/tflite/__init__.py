@@ -34,7 +34,8 @@ class TFLite:
     def convert(self, request: ImportRequest) -> Imported:
         import onnx
 
-        from graphopt_importers.signature import chosen, declare, example_inputs
+        from graphopt.importing.samples import example_inputs
+        from graphopt_importers.signature import chosen, declare
 
         from .interpreter import original, with_rounding
         from .model import converted
@@ -59,9 +60,9 @@ class TFLite:
         target = request.folder / "model.onnx"
         onnx.save(model, target)
         made = original(data, file, ends, request.source)
-        feeds = example_inputs(request, target, specs)
+        feeds = example_inputs(request, target)
         made = with_rounding(data, ends, request.source, made, feeds)
-        return Imported(target, made.run, feeds, [*notes, *made.notes], made.rounding)
+        return Imported(target, made.run, feeds, [*notes, *made.notes], made.rounding, [path])
 
 
 def ports(file: Any, request: ImportRequest) -> Any:

@@ -11,7 +11,7 @@ from onnx import helper
 from graphopt.errors import ModelError
 from graphopt_importers.signature import Spec
 
-from . import control, elementwise, image, movement, products, recurrent  # noqa: F401  (they register their operators)
+from . import control, detection, elementwise, image, movement, products, recurrent  # noqa: F401  (they register)
 from .emit import Builder, Constants, needed
 from .reader import File, Graph
 from .scope import Scope

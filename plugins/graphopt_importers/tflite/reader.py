@@ -179,6 +179,10 @@ def _graph(model: Any, graph: Any, codes: Sequence[str], data: bytes) -> Graph:
 def _options(operator: Any) -> Any:
     import tflite
 
+    if operator.CustomOptionsLength():
+        from flatbuffers import flexbuffers
+
+        return flexbuffers.Loads(operator.CustomOptionsAsNumpy().tobytes())
     name = _names("BuiltinOptions").get(operator.BuiltinOptionsType(), "NONE")
     table = operator.BuiltinOptions()
     if name == "NONE" or table is None:

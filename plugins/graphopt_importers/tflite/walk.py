@@ -25,7 +25,8 @@ def walk(scope: Scope, outputs: Sequence[int]) -> None:
             needed.update(operator.inputs)
     for operator in reversed(chosen):
         if operator.op not in HANDLERS:
-            hint = "cut it out: --import-option outputs=NAME,... with tensors before it"
+            before = ", ".join(scope.tensor(i).name for i in operator.inputs if i in scope.forms)
+            hint = f"end before it: --import-option 'outputs={before.replace(', ', ',')}'" if before else ""
             raise scope.error(operator, "it has no counterpart in ONNX", hint)
         scope.build.where = scope.tensor(operator.outputs[0]).name
         try:

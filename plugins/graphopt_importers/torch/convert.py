@@ -14,10 +14,12 @@ import onnx
 
 from graphopt.errors import UsageError
 from graphopt.importer import Imported, ImportRequest
+from graphopt.named import are_installed
 
 from .calls import Calls, calls, feeds_of
 from .examples import examples
 from .export import check_program, export
+from .families import without_cache
 from .layers import LayerCalls
 from .sources import read
 
@@ -28,6 +30,7 @@ def convert(request: ImportRequest, path: Path) -> Imported:
     logging.disable(logging.WARNING)
     request.progress("reading the model", 0, 0)
     found = read(request.source, request.options)
+    found.notes += without_cache(found)
     ask = examples(found, request, _dtypes(request.options))
     if found.is_program:
         check_program(found, ask)
@@ -43,6 +46,7 @@ def convert(request: ImportRequest, path: Path) -> Imported:
         lambda feeds: model.run(_in_order(feeds, places, model)),
         feeds_of(model, places),
         [*found.notes, *ask.notes, *notes],
+        files=[path] if path.is_file() and are_installed(request.options.get("modules", "")) else None,
     )
 
 

@@ -22,6 +22,7 @@ _OPERATOR = (
     re.compile(r"No decompositions? registered for .*?op='([\w.:]+)'"),
 )
 _BY_VALUE = re.compile(r"data-dependent|GuardOnDataDependent|unbacked symint|Dynamic control flow", re.IGNORECASE)
+_CLASS = re.compile(r"Found <class '([\w.]+)'> in output, which is not a known type")
 _FIXED = re.compile(r"specialized (?:it )?to (?:be )?a constant \((\d+)\)|inferred to be a constant \((\d+)\)")
 
 
@@ -54,6 +55,9 @@ def explain(failures: Mapping[str, BaseException], found: Read, calls: Calls, so
             size = fixed[1] or fixed[2]
             why = f"a dimension that is to be dynamic is fixed to {size} by the code"
             hint = f"give the number instead of a name in --shapes, or write the code without the fixed {size}"
+        elif unknown := _CLASS.search(text):
+            why = f"it returns an object of class {unknown[1].rpartition('.')[2]}"
+            hint = "a module whose forward returns its tensors (or a tuple or dictionary of them) can be exported"
         else:
             inner = list(_chain(error))[-1]
             kind = "" if type(inner).__name__ == "Untrue" else f"{type(inner).__name__}: "

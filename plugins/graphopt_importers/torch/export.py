@@ -19,6 +19,7 @@ from graphopt.importer import ImportRequest
 from .calls import Calls
 from .diagnosis import explain
 from .examples import Examples
+from .families import exportable
 from .layers import LayerCalls
 from .sources import Read
 
@@ -37,7 +38,7 @@ def export(
         raise UsageError(f"exporter {wanted}: choose one of {', '.join(EXPORTERS)}", where="--import-option exporter")
     ways: dict[str, Callable[[], None]] = {}
     if not found.is_script and wanted != "torchscript":
-        ways["dynamo"] = lambda: _dynamo(found, ask, calls, request, layers, path)
+        ways["dynamo"] = lambda: doubts.extend(_dynamo(found, ask, calls, request, layers, path))
     if not found.is_program and wanted != "dynamo":
         ways["torchscript"] = lambda: doubts.extend(_torchscript(found, ask, calls, request, path))
     if not ways:
@@ -63,20 +64,23 @@ def export(
 
 def _dynamo(
     found: Read, ask: Examples, calls: Calls, request: ImportRequest, layers: LayerCalls, path: Path
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
+    notes: list[str] = []
     words: dict[str, Any] = {"opset_version": request.opset} if request.opset is not None else {}
     if layers.table:
         words["custom_translation_table"] = layers.table
     if found.is_program:
         made = torch.onnx.export(found.thing, dynamo=True, verbose=False, output_names=calls.outputs, **words)
     else:
-        made = torch.onnx.export(
-            found.thing, calls.args, kwargs=calls.kwargs, dynamo=True, verbose=False, output_names=calls.outputs,
-            dynamic_shapes=_dynamic(ask, calls), **words,
-        )  # fmt: skip
+        with exportable(notes):
+            made = torch.onnx.export(
+                found.thing, calls.args, kwargs=calls.kwargs, dynamo=True, verbose=False, output_names=calls.outputs,
+                dynamic_shapes=_dynamic(ask, calls), **words,
+            )  # fmt: skip
     assert made is not None
     made.save(path)
     _name_dims(path, ask)
+    return notes
 
 
 def _dynamic(ask: Examples, calls: Calls) -> dict[str, Any] | None:

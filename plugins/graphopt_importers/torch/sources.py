@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import re
-import sys
-import traceback
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +13,8 @@ from typing import Any
 
 import torch
 
-from graphopt.errors import GraphoptError, ModelError, UsageError, nearest
-
-from .places import callables_of, code_of, split
+from graphopt.errors import GraphoptError, ModelError, UsageError
+from graphopt.named import import_module, named, split, users_error
 
 _MAKE = "write a function that makes the network and loads them, as in docs/importers.md, and name it: net.py:make"
 
@@ -39,10 +34,10 @@ class Read:
 def read(source: str, options: Mapping[str, str]) -> Read:
     """The source, on the CPU and in evaluation mode. Raises ModelError, UsageError."""
     for name in filter(None, options.get("modules", "").split(",")):
-        _import(name)
+        import_module(name)
     parts = split(source)
     if parts is not None and not (Path(source).is_file() and not source.endswith(".py")):
-        found = _called(source, *parts, options)
+        found = _called(source, options)
     else:
         found = _file(Path(source))
         if "kwargs" in options:
@@ -153,33 +148,12 @@ def _no_network(path: Path) -> ModelError:
     )
 
 
-def _import(name: str) -> Any:
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise _users_error(error, f"module {name} cannot be imported", name) from error
-
-
-def _called(source: str, place: str, name: str, options: Mapping[str, str]) -> Read:
-    module = _module(source, place)
-    if not name:
-        names = ", ".join(callables_of(Path(place))) or "none"
-        raise UsageError("say which function or class of it", where=source, hint=f"{source}:NAME; it has: {names}")
-    thing: Any = module
-    for part in name.split("."):
-        if not hasattr(thing, part):
-            known = [one for one in dir(thing) if not one.startswith("_")]
-            raise UsageError(
-                f"{place} has no {name!r}", where=source, hint=nearest(part, known, f"it has: {', '.join(known[:20])}")
-            )
-        thing = getattr(thing, part)
+def _called(source: str, options: Mapping[str, str]) -> Read:
+    thing: Any = named(source)
     if not isinstance(thing, torch.nn.Module) and callable(thing):
         thing = _call(source, thing, _kwargs(options))
     elif "kwargs" in options:
-        raise UsageError(f"{name} is a module already, not something to call", where="--import-option kwargs")
+        raise UsageError(f"{source} is a module already, not something to call", where="--import-option kwargs")
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
     if isinstance(thing, tuple) and thing and callable(thing[0]):
@@ -217,27 +191,6 @@ def _kwargs(options: Mapping[str, str]) -> dict[str, Any]:
 _EXAMPLE = """write --import-option 'kwargs={"num_classes": 10}'"""
 
 
-def _module(source: str, place: str) -> Any:
-    if not place.endswith(".py"):
-        if code_of(place) is None:
-            raise ModelError(f"there is no module {place}", where=source, hint="install it, or run in its folder")
-        return _import(place)
-    path = Path(place)
-    if not path.is_file():
-        raise ModelError(f"no such file: {place}", where=source)
-    sys.path.insert(0, str(path.parent.resolve()))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise _users_error(error, "its code cannot be imported", source) from error
-    return module
-
-
 def _call(source: str, make: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         return make(**kwargs)
@@ -245,18 +198,7 @@ def _call(source: str, make: Callable[..., Any], kwargs: Mapping[str, Any]) -> A
         raise
     except Exception as error:
         hint = "its arguments: --import-option 'kwargs={...}'" if isinstance(error, TypeError) else ""
-        raise _users_error(error, "it raised", source, hint) from error
-
-
-def _users_error(error: Exception, what: str, where: str, hint: str = "") -> ModelError:
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
-    frames = [one for one in frames if not one.filename.startswith(str(Path(__file__).parent))]
-    at = f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    if isinstance(error, SyntaxError):
-        at = f"{error.filename}, line {error.lineno}"
-    return ModelError(
-        f"{what}: {type(error).__name__}: {_line(error)}", where=where, hint="\n".join(filter(None, [at, hint]))
-    )
+        raise users_error(error, "it raised", source, hint) from error
 
 
 def _load_weights(found: Read, file: str) -> None:
