@@ -14,16 +14,7 @@ import onnx_graphsurgeon as gs
 
 from . import dtypes, shapes
 from .census import Census
-from .graph import (
-    adopt,
-    new_constant,
-    new_node,
-    new_variable,
-    of_one_type,
-    scopes,
-    slots_of,
-    subgraphs,
-)
+from .graph import adopt, new_constant, new_node, new_variable, of_one_type, scopes, slots_of, subgraphs
 from .graph import inherit as inherit
 from .order import is_sorted, toposort
 
@@ -368,10 +359,10 @@ class Editor:
             elif tensor.inputs:
                 pending.append(tensor.inputs[0])
 
-    def sweep(self, nodes: Iterable[gs.Node]) -> int:
-        """Remove those of `nodes` that nothing needs, and what only they needed; how many went."""
+    def sweep(self, nodes: Iterable[gs.Node] | None = None) -> int:
+        """Remove those of `nodes`, by default of all, that nothing needs, and what only they needed; how many went."""
         before = len(self._alive)
-        self.prune(nodes)
+        self.prune(reversed(self.nodes()) if nodes is None else nodes)
         self.flush()
         return before - len(self._alive)
 
@@ -407,9 +398,3 @@ class Editor:
             scope.nodes[:] = nodes
         self._touched.clear()
         self._added.clear()
-
-
-def remove_dead(graph: gs.Graph, editor: Editor | None = None) -> int:
-    """Remove every node whose outputs nothing reads, in all scopes; linear. Returns how many went."""
-    edit = editor or Editor(graph)
-    return edit.sweep(reversed(edit.nodes()))

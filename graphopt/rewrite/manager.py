@@ -18,11 +18,12 @@ from graphopt.ir.infer import Custom
 from graphopt.ir.load import collector_off
 
 from .authoring import place_in
+from .budget import Budget, Enough
 from .match import Match
 from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
-from .worklist import Budget, Enough, Fired, Model, Worklist
+from .worklist import Fired, Model, Worklist
 
 _PATIENCE = 4
 """Turns of a stage before a circle is suspected."""

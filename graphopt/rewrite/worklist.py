@@ -23,6 +23,7 @@ from graphopt.ir.infer import Custom, Inference
 from graphopt.ir.operator_shapes import clash
 
 from .authoring import place_in
+from .budget import Budget, Enough
 from .build import Ops, Skip
 from .guard import index
 from .match import Match, Matcher
@@ -53,29 +54,9 @@ class Fired:
 Veto = Callable[[Entry, Match], str | None]
 
 
-class Enough(Exception):
-    """The allowed number of changes is used up."""
-
-
 _Queued = tuple[tuple[int, int], int, gs.Node]
 """(place, number, node): in this order."""
 _BEFORE_ALL, _AFTER_ALL = (-1, 0), (1 << 62, 0)
-
-
-class Budget:
-    """How many changes a run may make, and has made."""
-
-    def __init__(self, most: int | None) -> None:
-        self.most = most
-        self.used = 0
-
-    def check(self) -> None:
-        """Called before a change is even prepared: a rewrite may be wrong enough to act while it is being built.
-
-        Raises Enough.
-        """
-        if self.most is not None and self.used >= self.most:
-            raise Enough
 
 
 class Model:
