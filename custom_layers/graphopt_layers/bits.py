@@ -25,10 +25,28 @@ template <class T, int KIND> __device__ __forceinline__ T combine(T a, T b) {
     return out ? T(0) : T(a >> b);
 }
 
+// u becomes u KIND v: by words where that is the same.
+template <int KIND, class T, int WIDTH>
+__device__ __forceinline__ void combine_all(Vector<T, WIDTH>& u, const Vector<T, WIDTH>& v) {
+    if constexpr (KIND < 4 && sizeof(T) < 4 && sizeof(u) % 4 == 0) {
+        unsigned a[sizeof(u) / 4], b[sizeof(u) / 4];
+        memcpy(a, &u, sizeof(u));
+        memcpy(b, &v, sizeof(u));
+#pragma unroll
+        for (int k = 0; k < sizeof(u) / 4; k++) a[k] = combine<unsigned, KIND>(a[k], b[k]);
+        memcpy(&u, a, sizeof(u));
+    } else {
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) u[k] = combine<T, KIND>(u[k], v[k]);
+    }
+}
+
 template <class T, int WIDTH, int KIND, bool SINGLE> __global__ void bits(const T* a, const T* b, T* y, i64 count) {
     constexpr int AHEAD = 2;
     const i64 step = threads();
-    const T one = SINGLE ? b[0] : T(0);
+    Vector<T, WIDTH> same;
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) same[k] = SINGLE ? b[0] : T(0);
     for (i64 first = thread(); first < count; first += step * AHEAD) {
         Vector<T, WIDTH> u[AHEAD], v[AHEAD];
 #pragma unroll
@@ -42,11 +60,7 @@ template <class T, int WIDTH, int KIND, bool SINGLE> __global__ void bits(const 
         for (int i = 0; i < AHEAD; i++) {
             const i64 at = first + i * step;
             if (at >= count) break;
-#pragma unroll
-            for (int k = 0; k < WIDTH; k++) {
-                if constexpr (SINGLE || KIND == 3) u[i][k] = combine<T, KIND>(u[i][k], one);
-                else u[i][k] = combine<T, KIND>(u[i][k], v[i][k]);
-            }
+            combine_all<KIND>(u[i], SINGLE || KIND == 3 ? same : v[i]);
             store<WIDTH>(y + at * WIDTH, u[i]);
         }
     }

@@ -43,11 +43,11 @@ __global__ void gated(const T* gate, const T* up, T* y, i64 count, i64 columns, 
         for (int i = 0; i < AHEAD; i++) {
             const i64 at = first + i * step;
             if (at >= count) break;
-            Vector<T, WIDTH> out;
+            const Vector<float, WIDTH> gates = floats(a[i]), ups = floats(b[i]);
+            Vector<float, WIDTH> out;
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++)
-                out[k] = from_float<T>(activation<KIND>(to_float(a[i][k])) * to_float(b[i][k]));
-            store<WIDTH>(y + at * WIDTH, out);
+            for (int k = 0; k < WIDTH; k++) out[k] = activation<KIND>(gates[k]) * ups[k];
+            store<WIDTH>(y + at * WIDTH, rounded<T>(out));
         }
     }
 }

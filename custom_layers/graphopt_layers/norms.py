@@ -26,106 +26,122 @@ template <class T> __device__ __forceinline__ float value(const T* x, const T* r
 
 // A row belongs to GROUP threads of a warp (several rows in a block), or to the block (GROUP 0). It is kept in
 // registers as LOADS vectors of WIDTH for each thread; LOADS 0: a longer row, which is read again.
-template <class T, int WIDTH, int LOADS, int GROUP, bool CENTER>
-__global__ void norm(const T* x, const T* residual, const T* weight, const T* bias, T* sum, T* y, i64 rows, int columns,
-                     float epsilon) {
+// ADD: a residual is added first, and the sum written; BIAS: there is a bias.
+template <class T, int WIDTH, int LOADS, int GROUP, bool CENTER, bool ADD, bool BIAS>
+__global__ void __launch_bounds__(GROUP ? 256 : 512)
+norm(const T* x, const T* residual, const T* weight, const T* bias, T* sum, T* y, i64 rows, int columns,
+     float epsilon) {
     const float share = 1.0f / columns;
     const int lane = threadIdx.x, lanes = GROUP ? GROUP : blockDim.x;
-    for (i64 base = i64(blockIdx.x) * blockDim.y; base < rows; base += i64(gridDim.x) * blockDim.y) {
-        const i64 row = base + threadIdx.y;
-        const i64 start = row * columns;
-        if constexpr (LOADS > 0) {
-            Vector<T, WIDTH> first[LOADS], second[LOADS];
-            float v[LOADS][WIDTH];
-            float total = 0.0f;
+    const i64 row = i64(blockIdx.x) * blockDim.y + threadIdx.y;
+    const i64 start = row * columns;
+    const bool mine = row < rows;  // every thread takes part in the sums
+    x += start, y += start;
+    if constexpr (ADD) residual += start, sum += start;
+    if constexpr (LOADS > 0) {
+        Vector<float, WIDTH> v[LOADS];
+        {
+            Vector<T, WIDTH> first[LOADS], second[ADD ? LOADS : 1];
 #pragma unroll
             for (int i = 0; i < LOADS; i++) {
                 const int at = (i * lanes + lane) * WIDTH;
-                if (row < rows && at < columns) {
-                    first[i] = load<WIDTH>(x + start + at);
-                    if (residual) second[i] = load<WIDTH>(residual + start + at);
+                if (mine && at < columns) {
+                    first[i] = load<WIDTH>(x + at);
+                    if constexpr (ADD) second[i] = load<WIDTH>(residual + at);
                 }
             }
 #pragma unroll
             for (int i = 0; i < LOADS; i++) {
                 const int at = (i * lanes + lane) * WIDTH;
-                const bool in = row < rows && at < columns;
+                const bool in = mine && at < columns;
+                v[i] = floats(first[i]);
+                if constexpr (ADD) {
+                    const Vector<float, WIDTH> more = floats(second[i]);
 #pragma unroll
-                for (int k = 0; k < WIDTH; k++) {
-                    v[i][k] = in ? to_float(first[i][k]) + (residual ? to_float(second[i][k]) : 0.0f) : 0.0f;
-                    total += CENTER ? v[i][k] : v[i][k] * v[i][k];
+                    for (int k = 0; k < WIDTH; k++) v[i][k] += more[k];
+                    if (in) store<WIDTH>(sum + at, rounded<T>(v[i]));
                 }
-                if (sum && in) {
-                    Vector<T, WIDTH> out;
+                if (!in)
 #pragma unroll
-                    for (int k = 0; k < WIDTH; k++) out[k] = from_float<T>(v[i][k]);
-                    store<WIDTH>(sum + start + at, out);
-                }
+                    for (int k = 0; k < WIDTH; k++) v[i][k] = 0.0f;
+            }
+        }
+        // a short row's weights are asked for before the sums are waited for
+        constexpr bool EARLY = LOADS * WIDTH * sizeof(T) <= 64;
+        Vector<T, WIDTH> scales[EARLY ? LOADS : 1];
+        if constexpr (EARLY)
+#pragma unroll
+            for (int i = 0; i < LOADS; i++)
+                if ((i * lanes + lane) * WIDTH < columns) scales[i] = load<WIDTH>(weight + (i * lanes + lane) * WIDTH);
+        float total = 0.0f, mean = 0.0f;
+#pragma unroll
+        for (int i = 0; i < LOADS; i++)
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) total += CENTER ? v[i][k] : v[i][k] * v[i][k];
+        total = row_sum<GROUP>(total);
+        if constexpr (CENTER) {
+            mean = total * share;
+            total = 0.0f;
+#pragma unroll
+            for (int i = 0; i < LOADS; i++)
+                if ((i * lanes + lane) * WIDTH < columns)
+#pragma unroll
+                    for (int k = 0; k < WIDTH; k++) {
+                        v[i][k] -= mean;
+                        total += v[i][k] * v[i][k];
+                    }
+            total = row_sum<GROUP>(total);
+        }
+        const float scale = 1.0f / sqrtf(total * share + epsilon);
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            const int at = (i * lanes + lane) * WIDTH;
+            if (!mine || at >= columns) continue;
+            const Vector<float, WIDTH> w = floats(EARLY ? scales[i] : load<WIDTH>(weight + at));
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) v[i][k] = v[i][k] * scale * w[k];
+            if constexpr (BIAS) {
+                const Vector<float, WIDTH> b = floats(load<WIDTH>(bias + at));
+#pragma unroll
+                for (int k = 0; k < WIDTH; k++) v[i][k] += b[k];
+            }
+            store<WIDTH>(y + at, rounded<T>(v[i]));
+        }
+    } else {
+        float total = 0.0f, mean = 0.0f;
+        for (int at = lane; at < columns; at += lanes) {
+            const float v = value(x, ADD ? residual : nullptr, at);
+            total += CENTER ? v : v * v;
+        }
+        total = row_sum<GROUP>(total);
+        if constexpr (CENTER) {
+            mean = total * share;
+            total = 0.0f;
+            for (int at = lane; at < columns; at += lanes) {
+                const float v = value(x, ADD ? residual : nullptr, at) - mean;
+                total += v * v;
             }
             total = row_sum<GROUP>(total);
-            float mean = 0.0f;
-            if constexpr (CENTER) {
-                mean = total * share;
-                total = 0.0f;
-#pragma unroll
-                for (int i = 0; i < LOADS; i++) {
-                    const bool in = (i * lanes + lane) * WIDTH < columns;
-#pragma unroll
-                    for (int k = 0; k < WIDTH; k++) total += in ? (v[i][k] - mean) * (v[i][k] - mean) : 0.0f;
-                }
-                total = row_sum<GROUP>(total);
-            }
-            const float scale = 1.0f / sqrtf(total * share + epsilon);
-#pragma unroll
-            for (int i = 0; i < LOADS; i++) {
-                const int at = (i * lanes + lane) * WIDTH;
-                if (row >= rows || at >= columns) continue;
-                const Vector<T, WIDTH> w = load<WIDTH>(weight + at);
-                Vector<T, WIDTH> b, out;
-                if (bias) b = load<WIDTH>(bias + at);
-#pragma unroll
-                for (int k = 0; k < WIDTH; k++)
-                    out[k] = from_float<T>((v[i][k] - mean) * scale * to_float(w[k]) + (bias ? to_float(b[k]) : 0.0f));
-                store<WIDTH>(y + start + at, out);
-            }
-        } else {
-            float total = 0.0f, mean = 0.0f;
-            for (int at = lane; at < columns; at += lanes) {
-                const float v = value(x, residual, start + at);
-                total += CENTER ? v : v * v;
-            }
-            total = row_sum<GROUP>(total);
-            if constexpr (CENTER) {
-                mean = total * share;
-                total = 0.0f;
-                for (int at = lane; at < columns; at += lanes) {
-                    const float v = value(x, residual, start + at) - mean;
-                    total += v * v;
-                }
-                total = row_sum<GROUP>(total);
-            }
-            const float scale = 1.0f / sqrtf(total * share + epsilon);
-            for (int at = lane; at < columns; at += lanes) {
-                const float v = value(x, residual, start + at);
-                if (sum) sum[start + at] = from_float<T>(v);
-                const float b = bias ? to_float(bias[at]) : 0.0f;
-                y[start + at] = from_float<T>((v - mean) * scale * to_float(weight[at]) + b);
-            }
+        }
+        const float scale = 1.0f / sqrtf(total * share + epsilon);
+        for (int at = lane; at < columns; at += lanes) {
+            const float v = value(x, ADD ? residual : nullptr, at);
+            if constexpr (ADD) sum[at] = from_float<T>(v);
+            y[at] = from_float<T>((v - mean) * scale * to_float(weight[at]) + (BIAS ? to_float(bias[at]) : 0.0f));
         }
     }
 }
 """,
     "norm",
 )
-IN_REGISTERS = 32
-"""Values of a row that one thread keeps."""
-MOST_BLOCKS = 1 << 20
+MOST_THREADS, IN_REGISTERS, FEW = 512, 32, 16
+"""Of a block; values of a row that one thread may keep, and that it keeps where there are threads enough."""
 
 
 def launch_norm(
     x: Any, residual: Any, weight: Any, bias: Any, total: Any, y: Any, epsilon: float, center: bool
 ) -> None:
-    """Normalize every row of x (+ residual) into y; the sum goes to `total`. None stands for what is absent."""
+    """Normalize every row of x (+ residual) into y; with a residual the sum goes to `total`."""
     columns = x.shape[-1]
     rows = x.size // columns
     present = [array for array in (x, residual, weight, bias, total, y) if array is not None]
@@ -137,17 +153,17 @@ def launch_norm(
             group *= 2
         threads, per_block = group, 256 // group
     else:
-        group, threads, per_block = 0, row_threads(columns, width), 1
-        while threads < 1024 and blocks(vectors, threads) * width > IN_REGISTERS:
+        group, threads, per_block = 0, row_threads(columns, width, MOST_THREADS), 1
+        while threads < MOST_THREADS and blocks(vectors, threads) * width > FEW:
             threads *= 2
     loads = 1
     while loads < blocks(vectors, threads):
         loads *= 2
-    if loads * width > IN_REGISTERS:
+    if loads > FEW or loads * width > IN_REGISTERS:
         loads = 0
-    grid = min(blocks(rows, per_block), MOST_BLOCKS)
     arguments = (x, residual, weight, bias, total, y, rows, columns, epsilon)
-    NORM[x.dtype, width, loads, group, center]((grid,), (threads, per_block), arguments)
+    kernel = NORM[x.dtype, width, loads, group, center, residual is not None, bias is not None]
+    kernel((blocks(rows, per_block),), (threads, per_block), arguments)
 
 
 class FusedRMSNorm(graphopt.Layer):

@@ -55,15 +55,15 @@ __global__ void halves(const T* x, const T* cosine, const T* sine, T* y, i64 cou
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
             if (h >= p.heads) break;
-            Vector<T, WIDTH> first, second;
+            const Vector<float, WIDTH> u = floats(a[h]), v = floats(b[h]);
+            Vector<float, WIDTH> turned, cosines = floats(ca), sines = floats(sa);
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++) {
-                const float u = to_float(a[h][k]), v = to_float(b[h][k]);
-                first[k] = from_float<T>(u * to_float(ca[k]) + (SIGNED ? v : -v) * to_float(sa[k]));
-                second[k] = from_float<T>(v * to_float(cb[k]) + u * to_float(sb[k]));
-            }
-            store<WIDTH>(y + p.x + h * p.step, first);
-            store<WIDTH>(y + p.x + h * p.step + half, second);
+            for (int k = 0; k < WIDTH; k++) turned[k] = u[k] * cosines[k] + (SIGNED ? v[k] : -v[k]) * sines[k];
+            store<WIDTH>(y + p.x + h * p.step, rounded<T>(turned));
+            cosines = floats(cb), sines = floats(sb);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) turned[k] = v[k] * cosines[k] + u[k] * sines[k];
+            store<WIDTH>(y + p.x + h * p.step + half, rounded<T>(turned));
         }
     }
 }
@@ -94,14 +94,15 @@ __global__ void neighbours(const T* x, const T* cosine, const T* sine, T* y, i64
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
             if (h >= p.heads) break;
-            Vector<T, WIDTH> out;
+            const Vector<float, WIDTH> pairs = floats(a[h]);
+            const Vector<float, WIDTH / 2> cosines = floats(c), sines = floats(s);
+            Vector<float, WIDTH> turned;
 #pragma unroll
             for (int k = 0; k < WIDTH / 2; k++) {
-                const float u = to_float(a[h][2 * k]), v = to_float(a[h][2 * k + 1]);
-                const float cs = to_float(c[k]), sn = to_float(s[k]);
-                out[2 * k] = from_float<T>(u * cs - v * sn);
-                out[2 * k + 1] = from_float<T>(u * sn + v * cs);
+                turned[2 * k] = pairs[2 * k] * cosines[k] - pairs[2 * k + 1] * sines[k];
+                turned[2 * k + 1] = pairs[2 * k] * sines[k] + pairs[2 * k + 1] * cosines[k];
             }
+            const Vector<T, WIDTH> out = rounded<T>(turned);
             T* to = y + p.x + h * p.step;
             if constexpr (ALIGNED) store<WIDTH>(to, out);
             else

@@ -21,14 +21,18 @@ def widths(kind):
     return [1 << k for k in range(4) if 1 << k <= FLOATS[kind]]
 
 
+FORMS = ("false, false, false", "false, true, false", "true, true, false", "true, true, true")
+
+
 def norm():
-    for kind, center in product(FLOATS, ("false", "true")):
+    """center, add, bias: RMSNorm, AddRMSNorm, AddLayerNorm without and with a bias."""
+    for kind, form in product(FLOATS, FORMS):
         for width in widths(kind)[:: len(widths(kind)) - 1]:
             for loads in (0, 2, 4, 8, 16):
                 if loads * width <= 32:
-                    yield f"norm<{kind}, {width}, {loads}, 0, {center}>"
+                    yield f"norm<{kind}, {width}, {loads}, 0, {form}>"
             for group, loads in ((4, 1), (16, 1), (32, 2), (32, 4)):
-                yield f"norm<{kind}, {width}, {loads}, {group}, {center}>"
+                yield f"norm<{kind}, {width}, {loads}, {group}, {form}>"
 
 
 def gated():
