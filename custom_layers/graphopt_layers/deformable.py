@@ -25,6 +25,16 @@ __device__ __forceinline__ void add(Vector<float, WIDTH>& acc, const T* map, int
     for (int k = 0; k < WIDTH; k++) acc[k] += weight * v[k];
 }
 
+// The pixel left of x in -1 .. 1, and how far right of its middle x is: rounded once, however wide the map.
+__device__ __forceinline__ int pixel(float x, int size, float& right) {
+    const float half = 0.5f * size, middle = 0.5f * (size - 1);
+    // beyond the ends everything is zero, and an int would overflow
+    float left = floorf(fminf(fmaxf(fmaf(x, half, middle), -2.0f), size + 1.0f));
+    right = fmaf(x, half, middle - left);
+    if (right < 0.0f) left -= 1.0f, right += 1.0f;
+    return int(left);
+}
+
 // value: (batch, total, heads, channels); places: (batch, queries, heads, LEVELS, points, 2) of x, y in -1 .. 1;
 // weights: (batch, queries, heads, LEVELS, points); y: (batch, queries, heads, channels). A thread makes WIDTH of them.
 template <class T, int WIDTH, int LEVELS>
@@ -48,11 +58,9 @@ __global__ void deform(const T* value, const T* places, const T* weights, T* y, 
             for (int p = 0; p < points; p++, point++) {
                 const Vector<T, 2> place = {places[2 * point], places[2 * point + 1]};
                 const float weight = to_float(weights[point]);
-                // beyond the ends everything is zero, and an int would overflow
-                const float x = fminf(fmaxf(((to_float(place[0]) + 1) * width - 1) * 0.5f, -2.0f), width + 1.0f);
-                const float z = fminf(fmaxf(((to_float(place[1]) + 1) * height - 1) * 0.5f, -2.0f), height + 1.0f);
-                const float left = floorf(x), top = floorf(z), right = x - left, bottom = z - top;
-                const int column = int(left), line = int(top);
+                float right, bottom;
+                const int column = pixel(to_float(place[0]), width, right);
+                const int line = pixel(to_float(place[1]), height, bottom);
                 add(acc, map, line, column, height, width, pitch, weight * (1 - bottom) * (1 - right));
                 add(acc, map, line, column + 1, height, width, pitch, weight * (1 - bottom) * right);
                 add(acc, map, line + 1, column, height, width, pitch, weight * bottom * (1 - right));
