@@ -223,15 +223,18 @@ def passes(
     """List the passes in the order in which they run, each with its equation."""
     with failures(as_json):
         from .registry import Registry
-        from .report.listing import holding, passes_json, passes_table
+        from .report.listing import holding, layers_holding, passes_json, passes_table
         from .rewrite.schedule import schedule
 
         registry = Registry(plugin or (), no_plugin or ())
         stages = holding(word, schedule(registry.select(pipeline, skip or ())))
+        layers = layers_holding(word, registry.layers(), skip or ())
         if as_json:
-            print_json({"schema_version": SCHEMA_VERSION, **passes_json(stages, pipeline, registry.pipelines())})
+            print_json(
+                {"schema_version": SCHEMA_VERSION, **passes_json(stages, pipeline, registry.pipelines(), layers)}
+            )
         else:
-            stdout().print(passes_table(stages, pipeline, registry.pipelines()))
+            stdout().print(passes_table(stages, pipeline, registry.pipelines(), layers))
 
 
 @app.command()
@@ -259,6 +262,7 @@ def explain(
     skip: Skip = None,
     plugin: Plugin = None,
     no_plugin: NoPlugin = None,
+    lower: Lower = "auto",
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     as_json: Json = False,
@@ -278,7 +282,7 @@ def explain(
         target = target_of(backend, compute_capability)
         registry = Registry(plugin or (), no_plugin or ())
         entries = registry.select(pipeline, skip or ())
-        layers = lowering(registry, load(model), entries, target, "auto", every=True)
+        layers = lowering(registry, load(model), entries, target, lower, every=True)
         if name in layers.reasons:
             raise UsageError(layers.reasons[name], where=f"layer {name}")
         entries += layers.entries
