@@ -40,35 +40,16 @@ def passes_json(
     stages: Mapping[str, Sequence[Entry]], pipeline: str, known: Iterable[str], layers: Sequence[Listed] = ()
 ) -> dict[str, Any]:
     """The object that `passes --json` prints; docs/cli.md describes its keys."""
-    return {
-        "pipeline": pipeline,
-        "pipelines": sorted(known),
-        "passes": [
-            {
-                "name": one.name,
-                "stage": stage,
-                "plugin": one.plugin,
-                "kind": "function" if isinstance(one.run, FunctionPass) else "rule",
-                "equation": one.doc,
-                "after": list(one.run.after),
-                "before": list(one.run.before),
-            }
-            for stage, entries in stages.items()
-            for one in entries
-        ]
-        + [
-            {
-                "name": name,
-                "stage": STAGE,
-                "plugin": plugin,
-                "kind": "layer",
-                "equation": equation,
-                "after": [],
-                "before": [],
-            }
-            for name, plugin, equation in layers
-        ],
-    }
+    listed = []
+    for stage, entries in stages.items():
+        for one in entries:
+            kind = "function" if isinstance(one.run, FunctionPass) else "rule"
+            listed.append((one.name, stage, one.plugin, kind, one.doc, list(one.run.after), list(one.run.before)))
+        for name, plugin, equation in layers if stage == STAGE else ():
+            listed.append((name, stage, plugin, "layer", equation, [], []))
+    keys = ("name", "stage", "plugin", "kind", "equation", "after", "before")
+    passes = [dict(zip(keys, one, strict=True)) for one in listed]
+    return {"pipeline": pipeline, "pipelines": sorted(known), "passes": passes}
 
 
 def holding(word: str, stages: Mapping[str, Sequence[Entry]]) -> dict[str, list[Entry]]:
