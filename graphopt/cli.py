@@ -51,7 +51,7 @@ from .arguments import (
 from .bisect import bisect
 from .build_command import add_to as add_build
 from .check_command import add_check
-from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout
+from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, options_from, print_json, progress, stdout
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .import_command import add_to as add_import_commands
@@ -96,6 +96,7 @@ def _graphopt(
     ] = False,
 ) -> None:
     """Optimize ONNX models for TensorRT: rewrite the graph, prove that it computes the same, build an engine."""
+    options_from("")
     if config == "none" or context.resilient_parsing:
         return
     from .project import defaults, find
@@ -105,7 +106,9 @@ def _graphopt(
         if path is not None:
             known: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
             plain = {name: one for name, one in known.items() if not hasattr(one, "commands")}
-            context.default_map = dict(defaults(path, plain, context.obj or ()))
+            found = defaults(path, plain, context.obj or ())
+            context.default_map = dict(found)
+            options_from(str(path) if found.get(context.invoked_subcommand or "") else "")
 
 
 @app.command(
@@ -356,6 +359,9 @@ def _run(words: list[str]) -> int:
         # Usage errors of whichever copy of click typer runs on.
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.format_message()  # prints the help
+            return 0
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "graphopt"
         raise fail(
