@@ -1,7 +1,8 @@
 """Kernels of layers run on the CPU, thread by thread: right values, no byte outside, whatever order threads run in.
 
-g++ compiles the CUDA source against emulator.h. What it cannot tell: races within one stretch between two barriers that no
-order of whole stretches shows, and what the GPU's own arithmetic rounds differently.
+g++ compiles the CUDA source against emulator.h. Accesses of two threads to one byte
+without a barrier between, one of them a write, are told as races. What it cannot tell: what the GPU's own arithmetic
+rounds differently.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Walled:
-    """Memory between two pages that may not be touched; the arrays end, or begin, at one."""
+    """Memory between two pages that may not be touched. place: elements between an array's end and the second page;
+    None: it begins after the first one.
+    """
 
-    def __init__(self, at_end: bool) -> None:
-        self.at_end = at_end
+    def __init__(self, place: int | None) -> None:
+        self.place = place
         self.maps: list[mmap.mmap] = []
 
     def __call__(self, shape: Any, dtype: Any, shift: int = 0) -> HostArray:
@@ -50,7 +53,8 @@ class Walled:
         base = ctypes.addressof(ctypes.c_char.from_buffer(room))
         for wall in (base, base + (pages - 1) * PAGE):
             assert _LIBC.mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(PAGE), 0) == 0
-        start = (pages - 1) * PAGE - size if self.at_end else PAGE
+        gap = (self.place or 0) * kind.itemsize if size % PAGE and kind != np.uint8 else 0
+        start = PAGE if self.place is None else (pages - 1) * PAGE - size - gap
         array = np.frombuffer(room, np.uint8, size, start) if size else np.zeros(0, np.uint8)
         made: HostArray = array.view(kind).reshape(tuple(shape)).view(HostArray)
         return made
@@ -71,14 +75,18 @@ def library(kernel: Kernel, expressions: set[str], folder: Path) -> tuple[Any, d
     built = folder / f"{stem}.so"
     if not built.exists():
         (folder / f"{stem}.cpp").write_text(text)
-        words = ["g++", "-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fno-gnu-unique", "-fvisibility=hidden", f"-I{HERE}", f"-I{HEADERS}", f"-I{INCLUDE}"]
-        words += ["-fsanitize=shift,signed-integer-overflow,alignment,integer-divide-by-zero", "-fno-sanitize-recover=all"]
-        words += ["-fsanitize-undefined-trap-on-error"]
-        done = subprocess.run(
-            [*words, "-o", str(built), str(folder / f"{stem}.cpp")], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[:3000]
+        words = ["g++", "-std=c++17", "-O1", "-w", "-fPIC", "-fno-gnu-unique", "-fvisibility=hidden"]
+        words += [f"-I{HERE}", f"-I{HEADERS}", f"-I{INCLUDE}"]
+        checks = "shift,signed-integer-overflow,alignment,integer-divide-by-zero"
+        watch = ["-fsanitize=thread", f"-fsanitize={checks}", "-fsanitize-undefined-trap-on-error"]
+        _do([*words, *watch, "-c", "-o", str(folder / f"{stem}.o"), str(folder / f"{stem}.cpp")])
+        _do([*words, "-shared", "-o", str(built), str(folder / f"{stem}.o"), str(HERE / "hooks.cpp")])
     return ctypes.CDLL(str(built)), names
+
+
+def _do(words: list[str]) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:3000]
 
 
 class Emulator:
@@ -88,8 +96,8 @@ class Emulator:
         wanted: dict[int, tuple[Kernel, set[str]]] = {}
         for case in cases:
             for tactic in case.layer.tactics() or [0]:
-                for at_end in (False, True):
-                    for launch in enqueue(case, tactic, allocate=Walled(at_end)).launches:
+                for place in (None, 0, 1):
+                    for launch in enqueue(case, tactic, allocate=Walled(place)).launches:
                         wanted.setdefault(id(launch.kernel), (launch.kernel, set()))[1].add(launch.expression)
         self._built = {key: library(kernel, names, folder) for key, (kernel, names) in wanted.items()}
 
@@ -110,8 +118,8 @@ class Emulator:
     def wrong(self, case: Case, tactic: int = 0) -> Iterator[str]:
         """What is wrong with a call, in each order of threads and each place in memory."""
         want = truth.truth(case, case.arrays())
-        for order, at_end, poison in ((0, True, 0xFF), (1, False, 0x7F), (2, True, 0)):
-            walled = Walled(at_end)
+        for order, place, poison in ((0, 0, 0xFF), (1, None, 0x7F), (2, 1, 0)):
+            walled = Walled(place)
             made = enqueue(case, tactic, poison=poison, allocate=walled)
             before = [one.tobytes() for one in made.inputs]
             if told := self.run(made.launches, order):

@@ -8,10 +8,12 @@
 #include <ucontext.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 #undef __global__
@@ -27,6 +29,13 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __expf expf
+
+#define OUTSIDE __attribute__((no_sanitize("thread"), noinline))
+
+extern "C" {
+extern char __bss_start[] __attribute__((visibility("hidden")));
+extern char _end[] __attribute__((visibility("hidden")));
+}
 
 namespace emu {
 struct Place { unsigned x = 0, y = 0, z = 0; };
@@ -47,17 +56,44 @@ inline sigjmp_buf escape;
 inline void (*body)(void*);
 inline void* data;
 
-inline void wait(int kind, const void* at) {
+// Which thread wrote and read each byte last, and after how many barriers of its block. The compiler tells of every
+// access (-fsanitize=thread); atomics are not told, and conflict with nothing.
+struct Cell { unsigned writer = 0, written = 0, reader = 0, read = 0; };
+inline std::unordered_map<uintptr_t, Cell> cells;
+inline unsigned barriers, block;
+inline bool watched = false;
+OUTSIDE inline void touch(uintptr_t at, int size, bool writes) {
+    if (!watched) return;
+    const auto& stack = fibers[current].stack;
+    if (at >= uintptr_t(stack.data()) && at < uintptr_t(stack.data()) + stack.size()) return;
+    const unsigned self = block * 1024 + current + 1;
+    const bool shared = at >= uintptr_t(__bss_start) && at < uintptr_t(_end);  // each block has its own
+    for (int i = 0; i < size; i++) {
+        Cell& c = cells[at + i];
+        const bool after_write = c.writer && c.writer != self && ((c.writer - 1) / 1024 != block ? !shared : c.written == barriers);
+        const bool after_read = c.reader && c.reader != self && ((c.reader - 1) / 1024 != block ? !shared : c.read == barriers);
+        if (after_write || (writes && after_read)) {
+            snprintf(message, sizeof message, "threads %u and %u of blocks %u and %u race", (after_write ? c.writer : c.reader) - 1,
+                     self - 1, ((after_write ? c.writer : c.reader) - 1) / 1024, block);
+            watched = false;
+            siglongjmp(escape, 1);
+        }
+        if (writes) c.writer = self, c.written = barriers;
+        else c.reader = self, c.read = barriers;
+    }
+}
+
+OUTSIDE inline void wait(int kind, const void* at) {
     Fiber& f = fibers[current];
     f.waits = kind, f.at = at;
     swapcontext(&f.context, &home);
 }
-inline void begin() {
+OUTSIDE inline void begin() {
     body(data);
     fibers[current].ended = true;
     swapcontext(&fibers[current].context, &home);
 }
-inline void fault(int number, siginfo_t* info, void*) {
+OUTSIDE inline void fault(int number, siginfo_t* info, void*) {
     const char* what = number == SIGILL ? "computes what is undefined, or loads a vector from no multiple of its bytes"
                                         : "reads or writes outside of its buffers";
     snprintf(message, sizeof message, "thread %d %s, at %p", current, what, info->si_addr);
@@ -69,12 +105,12 @@ inline emu::Place threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 
 namespace emu {
-inline void set_thread(int number) {
+OUTSIDE inline void set_thread(int number) {
     current = number;
     threadIdx = {number % blockDim.x, number / blockDim.x % blockDim.y, number / (blockDim.x * blockDim.y)};
 }
 // Threads run in this order between two barriers: 0 forward, 1 backward, 2 odd ones first.
-inline bool run_block(int order) {
+OUTSIDE inline bool run_block(int order) {
     const int count = blockDim.x * blockDim.y * blockDim.z;
     for (int i = 0; i < count; i++) {
         Fiber& f = fibers[i];
@@ -88,9 +124,7 @@ inline bool run_block(int order) {
     for (;;) {
         int live = 0, moved = 0;
         for (int n = 0; n < count; n++) {
-            const int half = (count + 1) / 2;
             const int i = order == 0 ? n : order == 1 ? count - 1 - n : n < count / 2 ? 2 * n + 1 : 2 * (n - count / 2);
-            (void)half;
             if (fibers[i].ended) continue;
             live++;
             if (fibers[i].waits) continue;
@@ -118,6 +152,7 @@ inline bool run_block(int order) {
         }
         if (all)
             for (int i = 0; i < count; i++) moved += fibers[i].waits, fibers[i].waits = 0;
+        barriers += all;
         if (!moved) {
             snprintf(message, sizeof message, "threads wait for each other for ever");
             return false;
@@ -127,7 +162,7 @@ inline bool run_block(int order) {
 template <class... P, size_t... I> void call(void (*kernel)(P...), void** a, std::index_sequence<I...>) {
     kernel(*static_cast<std::remove_const_t<P>*>(a[I])...);
 }
-template <class... P> const char* run(void (*kernel)(P...), const unsigned* shape, void** arguments, int order) {
+template <class... P> OUTSIDE const char* run(void (*kernel)(P...), const unsigned* shape, void** arguments, int order) {
     static char alternative[1 << 16];
     stack_t stack = {};
     stack.ss_sp = alternative, stack.ss_size = sizeof alternative;
@@ -147,7 +182,8 @@ template <class... P> const char* run(void (*kernel)(P...), const unsigned* shap
         auto* c = static_cast<Call*>(p);
         call(c->kernel, c->arguments, std::index_sequence_for<P...>());
     };
-    message[0] = 0;
+    message[0] = 0, barriers = 0, watched = false;
+    cells.clear();
     if (sigsetjmp(escape, 1) == 0) {
         bool good = true;
         const unsigned long long blocks = 1ull * gridDim.x * gridDim.y * gridDim.z;
@@ -155,7 +191,9 @@ template <class... P> const char* run(void (*kernel)(P...), const unsigned* shap
             const unsigned long long b = order == 1 ? blocks - 1 - n : n;
             blockIdx = {unsigned(b % gridDim.x), unsigned(b / gridDim.x % gridDim.y), unsigned(b / gridDim.x / gridDim.y)};
             memset(dynamic_shared, 0x7f, sizeof dynamic_shared);
+            block = unsigned(b), watched = true;
             good = run_block(order);
+            watched = false;
         }
     }
     sigaction(SIGSEGV, &segv, nullptr);
@@ -167,7 +205,7 @@ template <class... P> const char* run(void (*kernel)(P...), const unsigned* shap
 
 __attribute__((noinline)) inline void __syncthreads() { emu::wait(1, __builtin_return_address(0)); }
 inline void __syncwarp(unsigned = ~0u) { emu::wait(2, nullptr); }
-template <class T> T emu_exchange(T v, int lane) {
+template <class T> OUTSIDE T emu_exchange(T v, int lane) {
     const int self = emu::current, base = self & ~31;
     memcpy(&emu::slots[self], &v, sizeof v);
     emu::wait(2, nullptr);
@@ -182,10 +220,10 @@ template <class T> T __shfl_up_sync(unsigned, T v, unsigned step) {
     return emu_exchange(v, lane >= int(step) ? lane - int(step) : lane);
 }
 template <class T> T __shfl_sync(unsigned, T v, int lane) { return emu_exchange(v, lane); }
-template <class T> T atomicAdd(T* p, T v) { const T old = *p; *p = old + v; return old; }
-template <class T> T atomicCAS(T* p, T seen, T wanted) { const T old = *p; if (old == seen) *p = wanted; return old; }
-template <class T> T atomicMax(T* p, T v) { const T old = *p; if (v > old) *p = v; return old; }
-template <class T> T atomicMin(T* p, T v) { const T old = *p; if (v < old) *p = v; return old; }
+template <class T> OUTSIDE T atomicAdd(T* p, T v) { const T old = *p; *p = old + v; return old; }
+template <class T> OUTSIDE T atomicCAS(T* p, T seen, T wanted) { const T old = *p; if (old == seen) *p = wanted; return old; }
+template <class T> OUTSIDE T atomicMax(T* p, T v) { const T old = *p; if (v > old) *p = v; return old; }
+template <class T> OUTSIDE T atomicMin(T* p, T v) { const T old = *p; if (v < old) *p = v; return old; }
 template <class A, class B> std::common_type_t<A, B> min(A a, B b) { return a < b ? a : b; }
 template <class A, class B> std::common_type_t<A, B> max(A a, B b) { return a < b ? b : a; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
