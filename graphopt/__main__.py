@@ -1,6 +1,17 @@
-"""python -m graphopt"""
+"""The `graphopt` command, and `python -m graphopt`: Ctrl-C is silent also while the command line is imported."""
 
-from .cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; the process ends with its exit code."""
+    try:
+        from .cli import main as run
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was left half-written", file=sys.stderr)
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -54,7 +54,7 @@ from .arguments import (
 from .bisect import bisect
 from .build_command import add_to as add_build
 from .check_command import add_check
-from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, print_json, progress, stdout
+from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, options_from, print_json, progress, stdout
 from .engine_commands import add_to as add_engine_commands
 from .errors import GraphoptError, UsageError
 from .import_command import add_to as add_import_commands
@@ -100,6 +100,7 @@ def _graphopt(
     ] = False,
 ) -> None:
     """Optimize ONNX models for TensorRT: rewrite the graph, prove that it computes the same, build an engine."""
+    options_from("")
     if config == "none" or context.resilient_parsing:
         return
     from .project import defaults
@@ -109,7 +110,9 @@ def _graphopt(
         if path is not None:
             known: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
             plain = {name: one for name, one in known.items() if not hasattr(one, "commands")}
-            context.default_map = dict(defaults(path, plain, context.obj or ()))
+            found = defaults(path, plain, context.obj or ())
+            context.default_map = dict(found)
+            options_from(str(path) if found.get(context.invoked_subcommand or "") else "")
 
 
 @app.command(
@@ -227,15 +230,18 @@ def passes(
     """List the passes in the order in which they run, each with its equation."""
     with failures(as_json):
         from .registry import Registry
-        from .report.listing import holding, passes_json, passes_table
+        from .report.listing import holding, layers_holding, passes_json, passes_table
         from .rewrite.schedule import schedule
 
         registry = Registry(plugin or (), no_plugin or ())
         stages = holding(word, schedule(registry.select(pipeline, skip or ())))
+        layers = layers_holding(word, registry.layers(), skip or ())
         if as_json:
-            print_json({"schema_version": SCHEMA_VERSION, **passes_json(stages, pipeline, registry.pipelines())})
+            print_json(
+                {"schema_version": SCHEMA_VERSION, **passes_json(stages, pipeline, registry.pipelines(), layers)}
+            )
         else:
-            stdout().print(passes_table(stages, pipeline, registry.pipelines()))
+            stdout().print(passes_table(stages, pipeline, registry.pipelines(), layers))
 
 
 @app.command()
@@ -265,6 +271,7 @@ def explain(
     skip: Skip = None,
     plugin: Plugin = None,
     no_plugin: NoPlugin = None,
+    lower: Lower = "auto",
     backend: BackendName = "tensorrt_rtx",
     compute_capability: Capability = "",
     as_json: Json = False,
@@ -290,7 +297,7 @@ def explain(
                 model, imported, stack, show, plugins=plugin or (), no_plugins=no_plugin or (),
                 profile=shapes_of((), shapes or (), ()),
             )  # fmt: skip
-        layers = lowering(registry, load(path), entries, target, "auto", every=True)
+        layers = lowering(registry, load(path), entries, target, lower, every=True)
         if name in layers.reasons:
             raise UsageError(layers.reasons[name], where=f"layer {name}")
         entries += layers.entries
@@ -383,6 +390,9 @@ def _run(words: list[str]) -> int:
         # Usage errors of whichever copy of click typer runs on.
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.format_message()  # prints the help
+            return 0
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "graphopt"
         raise fail(

@@ -45,8 +45,18 @@ def warn(text: str) -> None:
     stderr().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
+_FILES: list[str] = []
+
+
+def options_from(path: str) -> None:
+    """Remember the file, or '', that options of this run came from: a mistake may be there."""
+    _FILES[:] = [path] if path else []
+
+
 def fail(what: str, *, where: str = "", hint: str = "", kind: str, code: int, as_json: bool) -> typer.Exit:
     """Say what went wrong, in one way for people and programs; the exception that ends the command."""
+    if kind == "UsageError" and _FILES and _FILES[0] not in where:
+        hint = "\n".join(filter(None, (hint, f"options were also taken from {_FILES[0]}")))
     line = Text("error: ", style="bold red")
     line.append(f"{where}: " if where else "", style="not bold default")
     line.append(what, style="not bold default")

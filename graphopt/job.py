@@ -132,7 +132,11 @@ class Job:
                 inputs[tensor.name] = TensorInfo(dtypes.name(dtypes.of(tensor)), sizes, names)
         missing = [name for name, info in inputs.items() if -1 in info.dims and name not in shapes]
         if missing:
-            profile(inputs, Shapes(opt={name: shapes.of(name)[1] for name in inputs if name in shapes}))
+            known = {tensor.name for tensor in self._unused.inputs}
+            given = {*shapes.min, *shapes.opt, *shapes.max}
+            profile(
+                inputs, Shapes(opt={name: shapes.of(name)[1] for name in given if name in inputs or name not in known})
+            )
 
     def convert(self, graph: gs.Graph) -> gs.Graph:
         """The graph at the opset that was asked for."""

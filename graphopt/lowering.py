@@ -79,6 +79,7 @@ def lowering(
 
     by = target, tuple([(one.order, one.traced or one.run) for one in before])
     rules, missing = lowerings(graph, wanted, simplify, decision.pays, registry.preferred, by)
+    rules = [one for one in rules if one.name not in skipped]
     reasons.update({kebab(name): reason for name, reason in missing.items()})
     custom = inference({layer.__name__: layer for _, layer in known})
     return Lowering(rules, reasons, custom)

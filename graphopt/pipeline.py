@@ -28,7 +28,6 @@ from .precision.stage import Request
 from .proof import Check
 from .registry import Registry
 from .report.result import Result
-from .rewrite.rule import kebab
 
 __all__ = ["Progress", "Result", "optimize"]
 
@@ -106,8 +105,7 @@ def optimize(
     )  # fmt: skip
     model = model if source is None else source.path
     with collector_off():
-        layers = {kebab(layer.__name__) for _, layer in registry.layers()}
-        entries = registry.select(pipeline, [name for name in skip if name not in layers])
+        entries = registry.select(pipeline, skip)
         job = Job(model, target, registry, entries, limits or Limits(), progress or _silent, lower, skip)
         job.strict, job.keep_metadata, job.promote_io = strict, keep_metadata, promote_io
         if source is not None:

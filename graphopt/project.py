@@ -47,9 +47,10 @@ def defaults(path: Path, commands: Mapping[str, Any], words: Iterable[str] = ())
     every = {option for options in known.values() for option in options}
     for key in shared:
         if _plain(key) not in every:
-            raise UsageError(
-                f"{key!r} is no option of any command", where=str(path), hint=nearest(_plain(key), every, "", 0.6)
-            )
+            table = isinstance(shared[key], dict)
+            hint = nearest(_plain(key), every | set(commands) if table else every, "", 0.6)
+            what = "no option, and no command" if table else "no option of any command"
+            raise UsageError(f"{key!r} is {what}", where=str(path), hint=hint)
     given = {word.split("=")[0] for word in words}
     result: dict[str, dict[str, Any]] = {}
     for name, options in known.items():

@@ -19,7 +19,8 @@ from . import hookspecs
 from .errors import GraphoptError, PluginError, UsageError, nearest
 from .importer import Importer
 from .layers.layer import Layer
-from .rewrite.rule import STAGES, Entry, entry
+from .layers.lower import SPELLING
+from .rewrite.rule import STAGES, Entry, entry, kebab
 
 SWITCHED_OFF = "switched off by --no-plugin"
 
@@ -179,11 +180,11 @@ class Registry:
         if unknown := wanted - names - set(STAGES):
             raise PluginError(f"pipeline {pipeline!r} names {sorted(unknown)[0]!r}, which is no pass and no stage")
         skipped = set(skip)
-        if unknown := skipped - names:
+        layers = {kebab(layer.__name__) for _, layer in self.layers()}
+        if unknown := {name for name in skipped - names if name not in layers and SPELLING.sub("", name) not in layers}:
             name = sorted(unknown)[0]
-            raise UsageError(
-                f"--skip {name}: no such pass", hint=nearest(name, names, "graphopt passes lists them", 0.6)
-            )
+            hint = nearest(name, names | layers, "graphopt passes lists them", 0.6)
+            raise UsageError(f"--skip {name}: no such pass", hint=hint)
         return [e for e in entries if (e.name in wanted or e.stage in wanted) and e.name not in skipped]
 
     def inputs(self, path: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,19 +93,21 @@ class Enqueued:
     launches: list[Launch]
 
 
-def enqueue(case: Case, tactic: int = 0, shift: int = 0, poison: int = 0) -> Enqueued:
-    """Call `enqueue` on host arrays that hold the case's values. Raises what it raises."""
+def enqueue(
+    case: Case, tactic: int = 0, shift: int = 0, poison: int = 0, allocate: Callable[..., HostArray] = host_array
+) -> Enqueued:
+    """Call `enqueue` on host arrays that hold the case's values, all others bytes of `poison`. Raises what it raises."""
     layer, values = case.layer, case.arrays()
     inputs = {}
     for name in case.present:
-        inputs[name] = host_array(case.shapes[name], case.kinds[name], shift)
+        inputs[name] = allocate(case.shapes[name], case.kinds[name], shift)
         inputs[name][...] = values[name]
     made = outputs_of(layer, dict(zip(case.present, case.tensors(), strict=True)))
     kinds = [(one.dtype, upper(one)) for one in made] + [(np.dtype(np.int32), ())] * len(sizes_of(made))
-    outputs = [host_array(shape, kind, shift) for kind, shape in kinds]
+    outputs = [allocate(shape, kind, shift) for kind, shape in kinds]
     extra: dict[str, Any] = {}
     scratch = int(layer.workspace(*case.tensors(), *made)) if "workspace" in layer.named else 0
-    workspace = host_array((scratch,), np.uint8)
+    workspace: HostArray = allocate((-(-scratch // 256) * 256,), np.uint8)[:scratch]  # as TensorRT aligns it
     for one in (*outputs, workspace):
         one.reshape(-1).view(np.uint8)[...] = poison
     if "workspace" in layer.named:

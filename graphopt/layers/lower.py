@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +25,8 @@ from .tensor import Tensor
 from .trace import spellings, trace
 
 STAGE = "lower"
+SPELLING = re.compile(r"-\d+$")
+"""What the pass of a layer's further spellings adds to its name: fused-x, fused-x-2, ..."""
 Pays = Callable[[Layer, Sequence[Tensor]], str | None]
 """None if a call is worth it, or why it is not."""
 

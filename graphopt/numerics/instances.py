@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.ir.graph import peek
 
-from .program import Program, Unknown
+from .program import Program, Unknown, called
 from .steps import Frozen, Step
 
 MOST_CALLS = 3
@@ -93,7 +93,7 @@ class Instances:
             self._frozen[key] = body
             scope = body.scope
             if isinstance(scope, gs.Function):
-                self.program.functions.setdefault(_called(scope), body)
+                self.program.functions.setdefault(called(scope), body)
             for step in body.steps:
                 for inner in step.bodies():
                     self._owner.setdefault(id(inner.scope), (step, scope))
@@ -114,7 +114,7 @@ class Instances:
     def _entered(self, scope: gs.Graph, frozen: Frozen) -> list[Instance]:
         found: list[Instance] = []
         if isinstance(scope, gs.Function):
-            for step, home in self._calls.get(_called(scope), []):
+            for step, home in self._calls.get(called(scope), []):
                 for outer in self.of(home):
                     if len(found) < MOST_CALLS:
                         name = f"{step.name or step.op}#{len(found)}"
@@ -156,8 +156,3 @@ class Instances:
         for step in body.steps:
             room.bind(step.outs, self.program.add(step, room.value, "", room.attrs(step)))
         return room
-
-
-def _called(function: gs.Graph) -> tuple[str, str, str]:
-    note = peek(function)
-    return function.domain or "", function.name, note.overload if note is not None else ""

@@ -155,9 +155,11 @@ class Program:
             else:
                 results.append(tensor(value))
         home = self.graph
+        functions = [_function(body) for body in self.functions.values()]
+        functions += [one for one in home.functions if called(one) not in self.functions]  # layers', which stay as made
         graph = gs.Graph(
             nodes, [made[value] for value in inputs], results, name="slice", opset=home.opset,
-            import_domains=home.import_domains, functions=[_function(body) for body in self.functions.values()],
+            import_domains=home.import_domains, functions=functions,
         )  # fmt: skip
         graph.ir_version = home.ir_version
         return graph
@@ -178,6 +180,12 @@ class Program:
         if type(value) is list and value and isinstance(value[0], Frozen):
             return [self._attribute(body, captured, outer) for body in value]
         return value
+
+
+def called(function: gs.Graph) -> tuple[str, str, str]:
+    """What a call of the function says."""
+    note = peek(function)
+    return function.domain or "", function.name, note.overload if note is not None else ""
 
 
 def put(graph: gs.Graph, path: Path) -> None:

@@ -43,7 +43,7 @@ def page(
         _refused(report),
         _operators(report),
         _layers(report),
-        _passes(report.passes),
+        _passes(report.fired()),
         _files(report),
         _environment(),
     ]

@@ -11,9 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.layers.layer import Layer
+from graphopt.layers.lower import STAGE
 from graphopt.registry import Plugin
 from graphopt.rewrite.explain import Explanation
-from graphopt.rewrite.rule import Entry, FunctionPass
+from graphopt.rewrite.rule import Entry, FunctionPass, first_line, kebab
 
 from . import units
 from .contents import Contents, Port
@@ -23,25 +25,31 @@ from .text import operators_table, plain_table
 _MOST = 12
 
 
-def passes_json(stages: Mapping[str, Sequence[Entry]], pipeline: str, known: Iterable[str]) -> dict[str, Any]:
+Listed = tuple[str, str, str]
+"""Name, plugin and equation of a custom layer's pass."""
+
+
+def layers_holding(word: str, layers: Iterable[tuple[str, type[Layer]]], skip: Iterable[str]) -> list[Listed]:
+    """The passes that place layers; for each model they are made anew, for each spelling."""
+    every = [(kebab(layer.__name__), plugin, first_line(layer)) for plugin, layer in layers]
+    gone = set(skip)
+    return [one for one in every if one[0] not in gone and any(word.lower() in text.lower() for text in one)]
+
+
+def passes_json(
+    stages: Mapping[str, Sequence[Entry]], pipeline: str, known: Iterable[str], layers: Sequence[Listed] = ()
+) -> dict[str, Any]:
     """The object that `passes --json` prints; docs/cli.md describes its keys."""
-    return {
-        "pipeline": pipeline,
-        "pipelines": sorted(known),
-        "passes": [
-            {
-                "name": one.name,
-                "stage": stage,
-                "plugin": one.plugin,
-                "kind": "function" if isinstance(one.run, FunctionPass) else "rule",
-                "equation": one.doc,
-                "after": list(one.run.after),
-                "before": list(one.run.before),
-            }
-            for stage, entries in stages.items()
-            for one in entries
-        ],
-    }
+    listed = []
+    for stage, entries in stages.items():
+        for one in entries:
+            kind = "function" if isinstance(one.run, FunctionPass) else "rule"
+            listed.append((one.name, stage, one.plugin, kind, one.doc, list(one.run.after), list(one.run.before)))
+        for name, plugin, equation in layers if stage == STAGE else ():
+            listed.append((name, stage, plugin, "layer", equation, [], []))
+    keys = ("name", "stage", "plugin", "kind", "equation", "after", "before")
+    passes = [dict(zip(keys, one, strict=True)) for one in listed]
+    return {"pipeline": pipeline, "pipelines": sorted(known), "passes": passes}
 
 
 def holding(word: str, stages: Mapping[str, Sequence[Entry]]) -> dict[str, list[Entry]]:
@@ -53,19 +61,24 @@ def holding(word: str, stages: Mapping[str, Sequence[Entry]]) -> dict[str, list[
     }
 
 
-def passes_table(stages: Mapping[str, Sequence[Entry]], pipeline: str, known: Iterable[str]) -> RenderableType:
+def passes_table(
+    stages: Mapping[str, Sequence[Entry]], pipeline: str, known: Iterable[str], layers: Sequence[Listed] = ()
+) -> RenderableType:
     parts: list[RenderableType] = []
     for stage, entries in stages.items():
-        if not entries:
+        listed = [(one.name, one.plugin, one.doc) for one in entries] + (list(layers) if stage == STAGE else [])
+        if not listed:
             continue
         heading = Text(stage, style="bold")
-        heading.append(f"  {units.several(len(entries), 'pass', 'passes')}", style="not bold dim")
+        heading.append(f"  {units.several(len(listed), 'pass', 'passes')}", style="not bold dim")
+        if stage == STAGE and layers:
+            heading.append(", custom layers: where --lower says", style="not bold dim")
         parts.append(heading)
-        for one in entries:
-            name = Text(one.name, style="cyan")
-            name.append(f"  {one.plugin}", style="dim")
-            parts.append(Padding(name, (0, 0, 0, 2), expand=False))
-            parts.append(Padding(Text(one.doc or "(it does not say what it does)"), (0, 0, 0, 6), expand=False))
+        for name, plugin, doc in listed:
+            line = Text(name, style="cyan")
+            line.append(f"  {plugin}", style="dim")
+            parts.append(Padding(line, (0, 0, 0, 2), expand=False))
+            parts.append(Padding(Text(doc or "(it does not say what it does)"), (0, 0, 0, 6), expand=False))
         parts.append(Text())
     if not parts:
         parts.append(Text("This pipeline has no such passes.", style="yellow"))

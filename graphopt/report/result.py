@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from graphopt.backends.protocol import NetworkInfo
 from graphopt.ir.graph import scopes
 from graphopt.ir.save import to_proto, write
 from graphopt.ir.weights import nbytes
+from graphopt.layers.lower import SPELLING, STAGE
 from graphopt.numerics.each import Findings
 from graphopt.numerics.verify import Verification
 from graphopt.rewrite.worklist import Fired
@@ -113,6 +114,10 @@ class Report:
             return "unchecked"
         return "ok" if self.verification.status == "passed" else self.verification.status
 
+    def fired(self) -> list[Fired]:
+        """What the passes did, a custom layer's spellings as one."""
+        return joined(self.passes)
+
     def to_json(self) -> dict[str, Any]:
         """The object that --json prints; docs/cli.md describes its keys."""
         return {
@@ -128,7 +133,7 @@ class Report:
             "weights_bytes": {"before": self.source.weights_bytes, "after": self.result.weights_bytes},
             "layers": {"before": _layers(self.layers_before), "after": _layers(self.layers_after)},
             "opset": self.opset,
-            "passes": [_fired(one) for one in self.passes],
+            "passes": [_fired(one) for one in self.fired()],
             "verification": self.verification.to_json() if self.verification else None,
             "each": self.each.to_json() if self.each else None,
             "refused": self.refused,
@@ -157,6 +162,22 @@ def _fired(one: Fired) -> dict[str, Any]:
         "nodes": one.nodes[:50],
         "vetoes": dict(list(one.vetoes.items())[:50]),
     }
+
+
+def joined(passes: Sequence[Fired]) -> list[Fired]:
+    """The passes, those for the spellings of one custom layer (fused-x, fused-x-2, ...) as one."""
+    found: dict[tuple[str, str], Fired] = {}
+    for one in passes:
+        stem = SPELLING.sub("", one.name) if one.stage == STAGE else ""
+        key = (one.plugin, stem if (one.plugin, stem) in found else one.name)
+        known = found.get(key)
+        if known is None:
+            found[key] = replace(one, nodes=list(one.nodes), vetoes=dict(one.vetoes))
+        else:
+            known.changes, known.seconds = known.changes + one.changes, known.seconds + one.seconds
+            known.nodes += one.nodes
+            known.vetoes.update(one.vetoes)
+    return list(found.values())
 
 
 class Result:

@@ -164,8 +164,9 @@ def _operators(report: Report, verbose: bool) -> RenderableType | None:
 
 
 def _passes(report: Report, verbose: bool) -> RenderableType:
-    shown = [one for one in report.passes if one.changes or verbose]
-    idle = [one for one in report.passes if not one.changes]
+    passes = report.fired()
+    shown = [one for one in passes if one.changes or verbose]
+    idle = [one for one in passes if not one.changes]
     rest = Text(style="dim")
     if idle and not verbose:
         spent = units.duration(sum(one.seconds for one in idle))

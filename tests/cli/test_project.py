@@ -111,3 +111,19 @@ def test_the_command_line_overrides(here, capsys):
     assert run("--config", "none", *words) == ""
     Path("graphopt.toml").write_text("pipelines = 'absent'\n")
     assert "did you mean pipeline?" in run(*words)
+
+
+def test_a_mistake_that_may_be_the_files_names_the_file(here, capsys):
+    (here / "graphopt.toml").write_text("skip = 'no-such-pass'\n")
+    with pytest.raises(SystemExit):
+        main(["passes"])
+    assert f"options were also taken from {here / 'graphopt.toml'}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--config", "none", "passes", "--skip", "no-such-pass"])
+    assert "options were also taken" not in capsys.readouterr().err
+
+
+def test_a_table_of_no_command_is_told_from_commands():
+    with pytest.raises(UsageError, match="no command") as caught:
+        of("[optimise]\nskip = 'x'\n")
+    assert "optimize" in caught.value.hint

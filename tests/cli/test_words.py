@@ -142,3 +142,9 @@ def test_help_and_version(cli: Cli) -> None:
         done = cli(command, "--help")
         assert done.code == 0
         assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_a_group_without_a_command_prints_its_help(cli: Cli) -> None:
+    done = cli("cache")
+    assert (done.code, done.err) == (0, "")
+    assert "prune" in done.out

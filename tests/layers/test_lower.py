@@ -238,3 +238,12 @@ def test_what_layers_look_like_is_worked_out_once_a_process(monkeypatch: pytest.
     lowered(norms())
     monkeypatch.setattr(lower, "find", lambda *_: pytest.fail("the spellings were worked out again"))
     assert lowered(norms()).status == "ok"
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_each_call_is_compared_with_what_it_replaced(dtype: str) -> None:
+    result = lowered(norms(dtype), verify="each")
+    calls = [node.op_type for node in result.model.graph.node if node.domain == "graphopt"]
+    assert calls == ["FusedRootNorm"] * 2, result.report.refused
+    assert result.report.each is not None
+    assert result.report.each.compared >= 2
