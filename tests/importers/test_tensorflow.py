@@ -169,7 +169,8 @@ def test_tflite_with_small_weights(net: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "steps"), [("unet", 4), ("deeplab", 4), ("ssd", 2), ("transformer", 2), ("temporal", 3)]
+    ("net", "steps"),
+    [("unet", 4), ("deeplab", 4), ("ssd", 2), ("transformer", 2), ("temporal", 3), ("mobilenet_v2", 12)],
 )
 def test_tflite_in_int8(net: str, steps: int) -> None:
     """Off by few steps of the output, as TensorFlow Lite's own kernels are from each other."""
