@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 import graphopt
 from graphopt.errors import ModelError, UsageError, nearest
-from graphopt.importer import Imported, ImportRequest
+from graphopt.importer import Imported, Importer, ImportRequest
 from graphopt.named import are_installed
 
 from .keras_recurrent import Recurrent
@@ -25,11 +25,12 @@ from .traced import Function, as_spec, convert, tensorflow
 EXTRA = "graphopt[tensorflow]"
 
 
-class TensorFlow:
+class TensorFlow(Importer):
     """SavedModel folders and frozen graphs."""
 
     name = "tensorflow"
     suffixes = (".pb",)
+    also = ("a SavedModel's folder",)
     extra = EXTRA
     options: Mapping[str, str] = {
         "signature": "Which signature of a SavedModel: serving_default if not given.",
@@ -55,7 +56,7 @@ class TensorFlow:
         return convert(request, function, notes, [path])
 
 
-class Keras:
+class Keras(Importer):
     """Whole Keras models: .keras (Keras 3) and .h5."""
 
     name = "keras"
