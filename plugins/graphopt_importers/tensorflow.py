@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 import graphopt
 from graphopt.errors import ModelError, UsageError, nearest
 from graphopt.importer import Imported, Importer, ImportRequest
-from graphopt.named import are_installed
+from graphopt.named import are_installed, import_module
 
 from .keras_recurrent import Recurrent
 from .signature import Spec, batch_named
@@ -227,8 +227,12 @@ def _plain(name: str) -> str:
 
 def _load_keras(keras: Any, request: ImportRequest, path: Path) -> Any:
     for module in filter(None, request.options.get("modules", "").split(",")):
-        __import__(module.strip())
+        import_module(module.strip())
     if zipfile.is_zipfile(path):
+        if path.suffix != ".keras":
+            raise ModelError(
+                "it is a zip archive, as .keras files are", where=request.source, hint=f"rename it: {path.stem}.keras"
+            )
         config = _config(request, path)
     elif path.suffix == ".keras":
         raise ModelError("it is damaged, or no .keras file (a zip archive)", where=request.source)

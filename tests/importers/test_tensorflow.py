@@ -242,6 +242,9 @@ def test_files_that_are_not_whole() -> None:
         model.save(name)
         Path(name).write_bytes(Path(name).read_bytes()[:-2000])
         assert "damaged" in refused("check", name) or "cannot load" in refused("check", name)
+    model.save("zip.keras")
+    Path("zip.keras").rename("zip.h5")
+    assert "rename it: zip.keras" in refused("check", "zip.h5")
     tf_nets.saved(tf_nets.Recurrent, "saved")
     for piece in Path("saved/variables").iterdir():
         piece.unlink()
