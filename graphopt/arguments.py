@@ -256,6 +256,10 @@ Verbose = Annotated[
         "--verbose", "-v", metavar="", help="List every pass, also those that changed nothing.", rich_help_panel=_SAY
     ),
 ]
+Word = Annotated[
+    str,
+    typer.Argument(metavar="[WORD]", help="Only those whose name, plugin or equation holds it.", show_default=False),
+]
 Before = Annotated[
     str, typer.Argument(metavar="A", help="An ONNX file, or what an importer takes.", show_default=False)
 ]

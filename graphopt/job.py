@@ -27,7 +27,7 @@ from .ir import shapes as dims_of
 from .ir.convert import RAISED, convert_opset, raise_opset
 from .ir.graph import Extras, flatten, peek, scopes
 from .ir.infer import Custom
-from .ir.load import load
+from .ir.load import collector_off, load
 from .ir.notes import drop_exporters_notes
 from .ir.promote import promote_interface
 from .ir.save import Staged, stage, to_proto
@@ -222,7 +222,7 @@ class Job:
         self.progress("passes", 0, 0)
         while True:
             try:
-                with deadline(self.limits.pass_seconds):
+                with deadline(self.limits.pass_seconds), collector_off():
                     manager = self.manager(refused=refused)
                     if observe is not None:
                         observe(manager)

@@ -12,7 +12,7 @@ import typer
 
 from .arguments import Json
 from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
-from .errors import GraphoptError, UsageError
+from .errors import BackendError, GraphoptError, UsageError
 
 if TYPE_CHECKING:
     from .conformance.check import Outcome
@@ -87,7 +87,11 @@ def check_layer(
         from .conformance.check import check_layer as run
 
         with progress(as_json) as show:
-            found = run(find_layer(layer), gpu=not no_gpu, quick=quick, dtypes_only=dtype or (), progress=show)
+            try:
+                found = run(find_layer(layer), gpu=not no_gpu, quick=quick, dtypes_only=dtype or (), progress=show)
+            except BackendError as error:
+                error.hint = "; ".join(filter(None, (error.hint, "--no-gpu checks what needs none")))
+                raise
         if as_json:
             print_json({"schema_version": SCHEMA_VERSION, **found.to_json()})
         else:
@@ -108,6 +112,8 @@ def _tell(found: Outcome) -> None:
     for time in data["timings"]:
         share = f"{time['of_copy_bandwidth']:.0%} of the copy bandwidth"
         stdout().print(f"  {time['case']}: {time['ms']} ms, {share}", highlight=False, markup=False)
+    for remark in found.remarks:
+        stdout().print(f"  {remark}", highlight=False, markup=False)
     stdout().print(f"{found.layer}: {'right' if found.ok else 'WRONG'}{where}", highlight=False)
 
 
@@ -153,6 +159,8 @@ def new(name: Name, with_pass: WithPass = False, with_layer: WithLayer = False, 
 
         for path in new_package(name, Path(folder), with_pass=with_pass, with_layer=with_layer):
             stdout().print(str(path), highlight=False, markup=False)
+        root = Path(folder, name)
+        stdout().print(f"\nNext: cd {root}; pip install -e '.[test]'; pytest", highlight=False, markup=False)
 
 
 def add_to(app: typer.Typer) -> None:

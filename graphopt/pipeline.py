@@ -19,6 +19,7 @@ from .engines.store import Store
 from .errors import UsageError
 from .importing.ask import Import
 from .importing.door import open_source
+from .ir.load import collector_off
 from .job import Job, Progress
 from .narrow import build_options as build_options_of
 from .narrow import checked as job_request
@@ -95,7 +96,8 @@ def optimize(
     target = target or Target()
     if request.precision != "tf32":
         target = replace(target, precision=request.precision)
-    registry = Registry(plugins, no_plugins)
+    with collector_off():
+        registry = Registry(plugins, no_plugins)
     if output is not None:
         _keep_input(model, output)
     source = open_source(
@@ -103,14 +105,15 @@ def optimize(
         keep_calls=lower != "never",        limits=limits, progress=progress,
     )  # fmt: skip
     model = model if source is None else source.path
-    layers = {kebab(layer.__name__) for _, layer in registry.layers()}
-    entries = registry.select(pipeline, [name for name in skip if name not in layers])
-    job = Job(model, target, registry, entries, limits or Limits(), progress or _silent, lower, skip)
-    job.strict, job.keep_metadata, job.promote_io = strict, keep_metadata, promote_io
-    if source is not None:
-        job.source, job.report.imported = source.source, source.report
-        made_by = {**(made_by or {}), "imported": source.report}
-    job.open(freeze or {}, bind or {}, opset)
+    with collector_off():
+        layers = {kebab(layer.__name__) for _, layer in registry.layers()}
+        entries = registry.select(pipeline, [name for name in skip if name not in layers])
+        job = Job(model, target, registry, entries, limits or Limits(), progress or _silent, lower, skip)
+        job.strict, job.keep_metadata, job.promote_io = strict, keep_metadata, promote_io
+        if source is not None:
+            job.source, job.report.imported = source.source, source.report
+            made_by = {**(made_by or {}), "imported": source.report}
+        job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
         job.check_profile(shapes or Shapes())
     request = job_request(job, request, verify)

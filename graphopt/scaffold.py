@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
 from pathlib import Path
 
 from .errors import UsageError
+from .registry import Registry
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -14,13 +16,19 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def new_package(name: str, folder: Path, *, with_pass: bool, with_layer: bool) -> list[Path]:
     """Write the package `name` into folder/name; the files, in order.
 
-    Raises UsageError for a name that is none, or a folder that has something in it.
+    Raises UsageError for a name that is none or taken, or a folder that has something in it.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UsageError(f"{name!r} is no name for a package", hint="small letters, digits and dashes: my-passes")
     module = name.replace("-", "_")
     if keyword.iskeyword(module) or module == "graphopt":
         raise UsageError(f"{name!r} cannot be imported under this name", hint="choose another")
+    if importlib.util.find_spec(module) is not None:
+        raise UsageError(
+            f"a package {module!r} is installed already: this one would hide it", hint="choose another name"
+        )
+    if taken := {name, f"{name}-layers"} & {one.name for one in Registry().plugins}:
+        raise UsageError(f"a plugin {min(taken)!r} is installed already", hint="choose another name")
     root = folder / name
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError("it is there already", where=str(root), hint="choose another name, or remove it")

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from .config import Shapes, Target
-from .errors import VerificationError
+from .errors import ModelError, VerificationError
 from .ir.fingerprint import fingerprint
 from .ir.load import load
 from .ir.save import to_proto
@@ -33,7 +33,11 @@ def model(text: str, *, weights: Mapping[str, Any] | None = None, opset: int = 1
     """
     imports = ", ".join([f'"" : {opset}', *(f'"{name}" : {version}' for name, version in domains.items())])
     header = "" if text.lstrip().startswith("<") else f"<ir_version: 10, opset_import: [{imports}]>\n"
-    proto = onnx.parser.parse_model(header + text)
+    try:
+        proto = onnx.parser.parse_model(header + text)
+    except onnx.parser.ParseError as error:
+        words = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        raise ModelError(f"it is no ONNX text: {words.strip()}") from None
     rng = np.random.default_rng(0)
     for name, value in (weights or {}).items():
         if isinstance(value, tuple) and all(isinstance(dim, int) for dim in value):
@@ -72,7 +76,9 @@ def check_rule(
     onnx.checker.check_model(source, full_check=False)
     result, counts = apply(source, rule, target=target)
     count = counts[rule.name]
-    assert count == fires if fires is not None else count > 0, f"{rule.name} fired {count} times\n{text_of(result)}"
+    if count != fires if fires is not None else not count:
+        why = "" if count > (fires or 0) else _why_not(source, rule, target)
+        raise AssertionError(f"{rule.name} fired {count} times\n{why}{text_of(result)}")
     if after is not None:
         wanted = _as_model(after)
         got, want = fingerprint(load(result)), fingerprint(load(wanted))
@@ -113,6 +119,15 @@ def _as_model(source: Any) -> Any:
     return source
 
 
+def _why_not(source: Any, rule: Pass, target: Target | None) -> str:
+    """Why the rule fires nowhere (any more), a line for each node where it might."""
+    from .rewrite.explain import misses
+
+    manager = Manager(load(source), [entry(rule, "test")], target or Target())
+    manager.run()
+    return "".join(f"at {node}: {reason}\n" for node, reason in misses(manager, rule.name))
+
+
 def _same_numbers(
     source: onnx.ModelProto, result: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None, seeds: int
 ) -> None:
@@ -132,6 +147,6 @@ def _same_numbers(
         expected = a.run(None, feeds)
         actual = b.run(None, {name: value for name, value in feeds.items() if name in names})
         for info, want, got in zip(a.get_outputs(), expected, actual, strict=True):
-            difference = compare(want, got)
+            difference = compare(want, got, name=info.name)
             if not difference.ok:
-                raise VerificationError(f"output {info.name!r} differs: {difference}")
+                raise VerificationError(f"output {difference}")

@@ -13,8 +13,10 @@ from graphopt import backends
 from graphopt.backends.protocol import BuildOptions
 from graphopt.config import Dims, Limits, Shapes
 from graphopt.errors import GraphoptError, UsageError
+from graphopt.numerics.coarse import computed_in
 from graphopt.numerics.difference import Difference, compare
 from graphopt.numerics.execute import Runner
+from graphopt.numerics.ports import read_outline
 from graphopt.numerics.tolerance import engine_tolerance, tolerance_for
 
 from .runtime.checks import Check, checks
@@ -106,8 +108,14 @@ def compare_with(other: str, done: Done, plugins: Sequence[str] = ()) -> list[Di
     if missing := [name for name in wanted if name not in done.outputs]:
         raise GraphoptError(f"output {missing[0]!r} is in {other} only")
     bound = engine_tolerance if done.on_gpu else tolerance_for
+    behind = computed_in(read_outline(done.model)) if done.model is not None else {}
     return [
-        compare(wanted[name], done.outputs[name], bound(str(np.asarray(wanted[name]).dtype)), name=name)
+        compare(
+            wanted[name],
+            done.outputs[name],
+            bound(str(np.asarray(wanted[name]).dtype), behind=behind.get(name, "")),
+            name=name,
+        )
         for name in wanted
     ]
 

@@ -179,6 +179,7 @@ class FusedCompress(graphopt.Layer):
     variants = ({"flat": False}, {"flat": True})
     dtypes = ("float32", "float16", "bfloat16", "int32", "int64")
     types = {"keep": "bool"}
+    ops = ("Compress", "NonZero")
     portable = False
     cases = (
         {"x": (7, 3), "keep": (7,)},

@@ -149,6 +149,12 @@ class FusedGeGLU(_Pair):
         """Every operator in the tensors' own dtype."""
         return self._gelu(op, gate) * up
 
+    def halved_first(self, op: Any, gate: Any, up: Any) -> Any:
+        """As dynamo writes torch's gelu: gate * (0.5 * (1 + erf))."""
+        if self.approximate == "tanh":
+            raise graphopt.Skip("this spelling is of the one with erf")
+        return gate * (0.5 * (op.Erf(gate / 1.4142135623730951) + 1.0)) * up
+
     def standard(self, op: Any, gate: Any, up: Any) -> Any:
         if self.approximate == "tanh":
             raise graphopt.Skip("the function of ONNX has sqrt(2 / pi) with seven digits: it is not equal to the body")
@@ -163,7 +169,7 @@ class FusedGeGLU(_Pair):
         return 0.5 * (gate * (1.0 + op.Tanh(inner))) * up
 
     def patterns(self) -> Sequence[Callable[..., Any]]:
-        return [self.body, self.narrow, self.torch_tanh, self.standard]
+        return [self.body, self.narrow, self.halved_first, self.torch_tanh, self.standard]
 
     def _gelu(self, op: Any, x: Any) -> Any:
         if self.approximate == "tanh":
@@ -257,6 +263,13 @@ class FusedGeGLUSplit(graphopt.Layer):
     def sized(self, op: Any, x: Any) -> Any:
         return self._erf(op, _sized(op, x, self.half))
 
+    def halved_first(self, op: Any, x: Any) -> Any:
+        """As dynamo writes torch's gelu: gate * (0.5 * (1 + erf))."""
+        return self._halved_first(op, _split(op, x))
+
+    def halved_first_sized(self, op: Any, x: Any) -> Any:
+        return self._halved_first(op, _sized(op, x, self.half))
+
     def standard(self, op: Any, x: Any) -> Any:
         return self._gelu(op, _split(op, x))
 
@@ -268,6 +281,12 @@ class FusedGeGLUSplit(graphopt.Layer):
         doubled = gate * (op.Erf(gate / 1.4142135623730951) + 1.0)
         return (doubled * 0.5 if self.halved else doubled) * up
 
+    def _halved_first(self, op: Any, parts: Any) -> Any:
+        if not self.halved:
+            raise graphopt.Skip("this spelling is halved")
+        gate, up = parts[::-1] if self.gate_last else parts
+        return gate * (0.5 * (op.Erf(gate / 1.4142135623730951) + 1.0)) * up
+
     def _gelu(self, op: Any, parts: Any) -> Any:
         if not self.halved:
             raise graphopt.Skip("the operator is halved")
@@ -275,7 +294,10 @@ class FusedGeGLUSplit(graphopt.Layer):
         return op.Gelu(gate) * up
 
     def patterns(self) -> Sequence[Callable[..., Any]]:
-        return [self.body, self.narrow, self.sized, self.standard, self.standard_sized]
+        return [
+            self.body, self.narrow, self.sized, self.halved_first, self.halved_first_sized, self.standard,
+            self.standard_sized,
+        ]  # fmt: skip
 
     def check(self, x: Any) -> str | None:
         return _not_halved(x, self.half)

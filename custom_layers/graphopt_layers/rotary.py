@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import graphopt
@@ -122,9 +123,10 @@ TACTICS = (1, 2, 4)
 
 
 def _launch(
-    kernel: graphopt.Kernel, x: Any, cos: Any, sin: Any, y: Any, half: int, template: Any, per_row: int, at_once: int
-) -> None:
-    batch, heads, length, _ = x.shape
+    kernel: graphopt.Kernel, x: Any, cos: Any, sin: Any, y: Any, half: int, template: Any, per_row: int, at_once: int,
+    length: int,
+) -> None:  # fmt: skip
+    batch, heads = x.shape[:2]
     count = batch * blocks(heads, at_once) * length * per_row
     index = "unsigned" if x.size < 1 << 31 else "unsigned long long"
     strides = [0 if table.shape[0] == 1 else table.size // table.shape[0] for table in (cos, sin)]
@@ -144,16 +146,17 @@ class FusedRotaryHalf(graphopt.Layer):
 
     x, y: (batch, heads, length, 2 * half); cos, sin: (batch or 1, 1, length, 2 * half); one dtype; computed in float32.
     half: half the size of a head where the model says so (0: it does not). signed: the sign stands in the table, where
-    negate-in-constant puts it. Source: Su et al., "RoFormer", 2021, in the pairing of GPT-NeoX and Llama.
+    negate-in-constant puts it. transposed: length and size have changed places in all of them (fewer than 2^30 elements
+    a head), as where the transposition of the keys has moved up.
+    Source: Su et al., "RoFormer", 2021, in the pairing of GPT-NeoX and Llama.
     """
 
     half: int = 0
     signed: bool = False
-    variants = (
-        {"half": 0, "signed": False},
-        {"half": 0, "signed": True},
-        {"signed": False},
-        {"signed": True},
+    transposed: bool = False
+    variants = tuple(
+        {**size, "signed": signed, "transposed": transposed}
+        for transposed, size, signed in product((False, True), ({"half": 0}, {}), (False, True))
     )
     shapes = {"x": "batch heads length size", "cos": "c 1 length size", "sin": "s 1 length size"}
     cases = (
@@ -162,6 +165,8 @@ class FusedRotaryHalf(graphopt.Layer):
         {"batch": 2, "heads": 1, "length": 33, "size": 6, "c": 1, "s": 2, "half": 3},
         {"batch": 0, "heads": 3, "length": 5, "size": 16, "c": 1, "s": 1},
         {"batch": 2, "heads": 8, "length": 512, "size": 128, "c": 1, "s": 1, "half": 64},
+        {"batch": 2, "heads": 3, "length": 32, "size": 9, "c": 1, "s": 2, "half": 16, "transposed": True},
+        {"batch": 1, "heads": 2, "length": 6, "size": 5, "c": 1, "s": 1, "transposed": True, "signed": True},
     )
 
     def body(self, op: Any, x: Any, cos: Any, sin: Any) -> Any:
@@ -176,16 +181,17 @@ class FusedRotaryHalf(graphopt.Layer):
         return [self.body, self.narrow]
 
     def _turned(self, op: Any, x: Any) -> Any:
+        axis = -2 if self.transposed else -1
         if isinstance(self.half, int) and self.half == 0:
-            first, second = op.Split(x, axis=-1, outputs=2, num_outputs=2 if op.opset >= 18 else None)
+            first, second = op.Split(x, axis=axis, outputs=2, num_outputs=2 if op.opset >= 18 else None)
         else:
-            first, second = op.Split(x, [self.half, self.half], axis=-1, outputs=2)
-        return op.Concat(second if self.signed else -second, first, axis=-1)
+            first, second = op.Split(x, [self.half, self.half], axis=axis, outputs=2)
+        return op.Concat(second if self.signed else -second, first, axis=axis)
 
     def check(self, x: Any, cos: Any, sin: Any) -> str | None:
-        size = x.shape[-1]
+        size = x.shape[-2 if self.transposed else -1]
         if not isinstance(size, int) or size % 2 or self.half not in (0, size // 2):
-            return "the last axis is not proved to be two halves"
+            return "the axis is not proved to be two halves"
         return _tables(x, cos, sin)
 
     def infer(self, x: Any, cos: Any, sin: Any) -> Any:
@@ -195,9 +201,10 @@ class FusedRotaryHalf(graphopt.Layer):
         return TACTICS
 
     def enqueue(self, x: Any, cos: Any, sin: Any, y: Any, tactic: int = 1) -> None:
-        half = x.shape[-1] // 2
+        rows, columns = x.shape[2:]
+        length, half = (1, rows // 2 * columns) if self.transposed else (rows, columns // 2)
         width = vector(x, cos, sin, y, columns=half)
-        _launch(ROTARY, x, cos, sin, y, half, (width, bool(self.signed)), half // width, tactic)
+        _launch(ROTARY, x, cos, sin, y, half, (width, bool(self.signed)), half // width, tactic, length)
 
 
 class FusedRotaryInterleaved(graphopt.Layer):
@@ -244,7 +251,7 @@ class FusedRotaryInterleaved(graphopt.Layer):
         half = cos.shape[-1]
         width = min(vector(x, y, columns=2 * half), 2 * vector(cos, sin, columns=half))
         aligned, width = width > 1, max(width, 2)
-        _launch(NEIGHBOURS, x, cos, sin, y, half, (width, aligned), 2 * half // width, tactic)
+        _launch(NEIGHBOURS, x, cos, sin, y, half, (width, aligned), 2 * half // width, tactic, x.shape[2])
 
 
 @graphopt.hookimpl

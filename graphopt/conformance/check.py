@@ -15,7 +15,9 @@ from graphopt.layers.function import check_name
 from graphopt.layers.layer import Layer
 from graphopt.layers.specification import upper
 from graphopt.layers.trace import spellings
+from graphopt.rewrite.authoring import place_in
 
+from . import launches
 from . import truth as meaning
 from .cases import Case, cases
 
@@ -43,6 +45,8 @@ class Outcome:
     gpu: str = ""
     findings: list[Finding] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What could not be checked, and why."""
 
     @property
     def ok(self) -> bool:
@@ -73,6 +77,7 @@ class Outcome:
             },
             "failures": [{"check": one.check, "case": one.case, "detail": one.detail} for one in self.failures],
             "timings": self.timings,
+            "remarks": self.remarks,
         }
 
 
@@ -82,9 +87,12 @@ def check_layer(
     gpu: bool = True,
     quick: bool = False,
     dtypes_only: Sequence[str] = (),
+    cuda: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Outcome:
     """Check a layer: function, spellings, shapes without a GPU; the kernel through the plugin's life cycle on one.
+
+    cuda: without a GPU, compile what `enqueue` launches, if a compiler is installed.
 
     Raises GraphoptError where the layer breaks its contract so that nothing can be tested, or there is no GPU.
     """
@@ -104,9 +112,42 @@ def check_layer(
         outcome.findings += _without_gpu(case, known)
         if device is not None:
             outcome.findings += device.check(case, known[_key(case)])
-    if device is not None and outcome.ok:
+    if device is None:
+        outcome.findings += _launches(every, outcome, cuda)
+    elif outcome.ok:
         outcome.timings = device.timings(every)
     return outcome
+
+
+def _launches(every: Sequence[Case], outcome: Outcome, cuda: bool) -> Iterable[Finding]:
+    """What enqueue does in Python, its grids, and whether its kernels compile."""
+    made = []
+    for case in every:
+        try:
+            for tactic in case.layer.tactics() or [0]:
+                made += launches.enqueue(case, tactic).launches
+        except NotImplementedError:
+            outcome.remarks.append("the kernel was not looked at: enqueue() is not written yet")
+            return
+        except ImportError as error:
+            outcome.remarks.append(f"the kernel was not looked at: enqueue() needs a package: {error}")
+            return
+        except Exception as error:
+            if type(error).__module__.startswith("cupy"):
+                outcome.remarks.append("the kernel was not looked at: enqueue() calls CuPy, which needs a GPU")
+                return
+            told = f"enqueue() raised {type(error).__name__}: {error}{place_in(case.layer.enqueue, error)}"
+            yield Finding("launch", str(case), False, told)
+            return
+        wrong = next((text for text in map(launches.wrong_launch, made) if text), "")
+        yield Finding("launch", str(case), not wrong, wrong)
+        if wrong:
+            return
+    if cuda and not launches.compiler():
+        outcome.remarks.append("the CUDA source was not compiled: neither nvcc nor CuPy is installed")
+    elif cuda:
+        for name, text in launches.compiled(made):
+            yield Finding("compile", f"kernel {name}", not text, text)
 
 
 def _key(case: Case) -> Any:

@@ -11,6 +11,7 @@ from graphopt.errors import GraphoptError
 from graphopt.layers.host import Prepared, prepare
 from graphopt.layers.layer import Layer
 from graphopt.layers.measured import current_gpu
+from graphopt.runtime.loaded import library
 
 from . import truth as meaning
 from .cases import Case
@@ -37,12 +38,11 @@ def interfaces() -> Any:
 
 
 class Device:
-    """The current GPU. Raises GraphoptError where there is none."""
+    """The current GPU. Raises BackendError where there is none, or no CuPy."""
 
     def __init__(self) -> None:
+        library("kernels run through CuPy")
         self.name = current_gpu()
-        if not self.name:
-            raise GraphoptError("no GPU was found", hint="check what needs none with --no-gpu")
         self.trt = interfaces()
         self.copy_bandwidth: float | None = None
 

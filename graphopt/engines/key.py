@@ -104,7 +104,7 @@ def _is_chosen(proto: onnx.ModelProto, options: BuildOptions, target: Target) ->
 
 
 def _installed_plugins() -> list[Any] | None:
-    """Every entry point with its distribution and its package's source, none of it imported.
+    """Every entry point with its package's source, none of it imported; distributions are listed by `_library`.
 
     None where a package has hooks that may bring in more than its source: then it must be asked.
     """
@@ -116,8 +116,7 @@ def _installed_plugins() -> list[Any] | None:
         folder = Path(spec.submodule_search_locations[0])
         if _asks(folder):
             return None
-        about = f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
-        found.append([point.name, point.value, about, package_source(folder)])
+        found.append([point.name, point.value, package_source(folder)])
     return found
 
 

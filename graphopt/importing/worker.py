@@ -133,8 +133,8 @@ def _samples(found: Imported, model: Path, folder: Path, bounds: Mapping[str, An
         _write(folder, count, other, outputs)
         count += 1
         seen.append(_elements(outputs))
-    for port, elements in zip(output_ports(read_outline(model)), zip(*seen, strict=False), strict=False):
-        if not any(elements):
+    for port, filled in zip(output_ports(read_outline(model)), zip(*seen, strict=False), strict=False):
+        if not any(filled):
             notes.append(f"output {port.name} is empty: nothing of it is compared; --inputs may give better examples")
     return count
 

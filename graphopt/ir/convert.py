@@ -69,7 +69,7 @@ def convert_opset(graph: gs.Graph, opset: int) -> dict[str, int]:
             before = max(int(graph.opset), 7) if opset >= 7 and node.op in _SPREAD else int(graph.opset)
             if _same_meaning(node, before, opset):
                 continue
-            if any(True for _ in subgraphs(node)):
+            if subgraphs(node):
                 raise _refused(node, opset, "its bodies are fed in another way there")
             _respell(node, before, opset, edit, known)
             changed[node.op] += 1

@@ -14,16 +14,7 @@ import onnx_graphsurgeon as gs
 
 from . import dtypes, shapes
 from .census import Census
-from .graph import (
-    adopt,
-    new_constant,
-    new_node,
-    new_variable,
-    of_one_type,
-    scopes,
-    slots_of,
-    subgraphs,
-)
+from .graph import adopt, new_constant, new_node, new_variable, of_one_type, scopes, slots_of, subgraphs
 from .graph import inherit as inherit
 from .order import is_sorted, toposort
 
@@ -46,6 +37,7 @@ class Editor:
         self._scope: dict[int, gs.Graph] = {}
         self._place: dict[int, tuple[int, int]] = {}
         self._alive: dict[int, gs.Node] = {}
+        """Held, so that no other node can come to have its id."""
         self._results: dict[int, list[gs.Graph]] = {}
         self._fed: set[int] = set()
         self._names: set[str] = set()
@@ -89,7 +81,12 @@ class Editor:
         """Every node of every scope, in order; not those of functions that came while passes ran."""
         every = [node for scope in self.census.scopes() for node in scope.nodes]
         same = not self._touched and len(every) == len(self._alive)
-        return every if same else [node for node in every if self._alive.get(id(node)) is node]
+        return every if same else self.living(every)
+
+    def living(self, nodes: Iterable[gs.Node]) -> list[gs.Node]:
+        """Those of `nodes` that are still part of the model."""
+        alive = self._alive
+        return [node for node in nodes if id(node) in alive]
 
     def of(self, *operators: str) -> list[gs.Node]:
         """The nodes of these operators in all scopes, in order."""
@@ -102,7 +99,7 @@ class Editor:
 
     def has(self, node: gs.Node) -> bool:
         """Whether the node is still part of the model."""
-        return self._alive.get(id(node)) is node
+        return id(node) in self._alive
 
     def scope(self, node: gs.Node) -> gs.Graph:
         """The graph, body or function that holds the node."""
@@ -206,7 +203,7 @@ class Editor:
         self.log.append(node)
         self.retyped.append(node)
         self.census.add(node)
-        if any(subgraphs(node)):
+        if subgraphs(node):
             self.census.forget_scopes()
 
     def replace_uses(self, old: gs.Tensor, new: gs.Tensor) -> int:
@@ -332,31 +329,40 @@ class Editor:
         """
         pending = list(nodes)
         loosened: dict[int, gs.Tensor] = {}
+        alive, results = self._alive, self._results
         while pending:
             node = pending.pop()
-            if not self.has(node) or any(self.is_used(tensor) for tensor in node.outputs):
+            if id(node) not in alive:
                 continue
-            read = list(node.inputs)
-            for body in subgraphs(node):
-                for inner in scopes(body, functions=False):
-                    read.extend(inner.outputs)
-                    read.extend(tensor for part in inner.nodes for tensor in part.inputs)
-            self.remove(node)
-            for tensor in read:
-                if tensor.inputs and not self.is_used(tensor):
-                    pending.append(tensor.inputs[0])
-                elif self.is_used(tensor):
-                    loosened[id(tensor)] = tensor
+            for tensor in node.outputs:
+                if tensor.outputs or id(tensor) in results:
+                    break
+            else:
+                self._take_out(node, pending, loosened)
         for tensor in loosened.values():
             self.log.extend(tensor.inputs)
             if len(tensor.outputs) <= _FEW:
                 self.log.extend(tensor.outputs)
         return list(loosened.values())
 
-    def sweep(self, nodes: Iterable[gs.Node]) -> int:
-        """Remove those of `nodes` that nothing needs, and what only they needed; how many went."""
+    def _take_out(self, node: gs.Node, pending: list[gs.Node], loosened: dict[int, gs.Tensor]) -> None:
+        """Remove a node; note who may follow, and what lost a reader."""
+        read = list(node.inputs)
+        for body in subgraphs(node):
+            for inner in scopes(body, functions=False):
+                read.extend(inner.outputs)
+                read.extend(tensor for part in inner.nodes for tensor in part.inputs)
+        self.remove(node)
+        for tensor in read:
+            if tensor.outputs or id(tensor) in self._results:
+                loosened[id(tensor)] = tensor
+            elif tensor.inputs:
+                pending.append(tensor.inputs[0])
+
+    def sweep(self, nodes: Iterable[gs.Node] | None = None) -> int:
+        """Remove those of `nodes`, by default of all, that nothing needs, and what only they needed; how many went."""
         before = len(self._alive)
-        self.prune(nodes)
+        self.prune(reversed(self.nodes()) if nodes is None else nodes)
         self.flush()
         return before - len(self._alive)
 
@@ -379,7 +385,7 @@ class Editor:
         """Put the nodes of every edited scope in order; cheap where nothing changed."""
         for scope in self._touched.values():
             added = self._added.get(id(scope), (scope, []))[1]
-            nodes = [node for node in scope.nodes if self._alive.get(id(node)) is node]
+            nodes = self.living(scope.nodes)
             if added:
                 known = {id(node) for node in nodes}
                 nodes += [node for node in added if id(node) in self._alive and id(node) not in known]
@@ -392,9 +398,3 @@ class Editor:
             scope.nodes[:] = nodes
         self._touched.clear()
         self._added.clear()
-
-
-def remove_dead(graph: gs.Graph, editor: Editor | None = None) -> int:
-    """Remove every node whose outputs nothing reads, in all scopes; linear. Returns how many went."""
-    edit = editor or Editor(graph)
-    return edit.sweep(reversed(edit.nodes()))

@@ -7,7 +7,7 @@ Two things are added to graphsurgeon's objects, both invisible to code that does
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -296,13 +296,15 @@ def of_one_type(a: gs.Tensor, b: gs.Tensor) -> bool:
     return bool(a.shape == b.shape and a.dtype == b.dtype and a.type == b.type)
 
 
-def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:
+def subgraphs(node: gs.Node) -> Sequence[gs.Graph]:
     """The control-flow bodies held directly by a node, in attribute order."""
+    found: list[gs.Graph] | None = None
     for value in node.attrs.values():
-        if isinstance(value, gs.Graph):
-            yield value
-        elif type(value) is list and value and isinstance(value[0], gs.Graph):
-            yield from value
+        kind = type(value)
+        if kind is gs.Graph or (kind is list and value and type(value[0]) is gs.Graph):
+            found = found if found is not None else []
+            found.extend(value if kind is list else (value,))
+    return found if found is not None else ()
 
 
 def scopes(graph: gs.Graph, *, functions: bool = True) -> Iterator[gs.Graph]:

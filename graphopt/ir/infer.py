@@ -56,7 +56,7 @@ class Inference:
             kept = {id(tensor) for tensor in scope.outputs}
             for node in scope.nodes:
                 for tensor in node.outputs:
-                    shape = shapes.of(tensor)
+                    shape = tensor.shape
                     if shape and id(tensor) not in kept and any(map(shapes.is_placeholder, shape)):
                         tensor.shape = tuple(None if shapes.is_placeholder(dim) else dim for dim in shape)
 
@@ -78,7 +78,7 @@ class Inference:
         while pending or heap:
             for node in pending:
                 if id(node) not in queued and editor.has(node):
-                    if id(editor.scope(node)) not in self._imports or any(subgraphs(node)):
+                    if id(editor.scope(node)) not in self._imports or subgraphs(node):
                         self.run()
                         return
                     queued.add(id(node))
@@ -102,7 +102,7 @@ class Inference:
             nodes, index, _ = pending.pop()
             while index < len(nodes):
                 node = nodes[index]
-                bodies = list(subgraphs(node)) if node.attrs else []
+                bodies = subgraphs(node) if node.attrs else ()
                 if bodies and not getattr(node, "_inferred", False):
                     node.__dict__["_inferred"] = True
                     pending.append((nodes, index, node))
@@ -119,7 +119,7 @@ class Inference:
                     self.node(node, imports)
                 index += 1
 
-    def _control(self, node: gs.Node, bodies: list[gs.Graph]) -> None:
+    def _control(self, node: gs.Node, bodies: Sequence[gs.Graph]) -> None:
         """If: what both branches agree on. Loop, Scan: dtypes only (their shapes may change from turn to turn)."""
         for slot, tensor in enumerate(node.outputs):
             results = [body.outputs[slot] for body in bodies if slot < len(body.outputs)]
@@ -275,8 +275,13 @@ def _opsets(scope: gs.Graph) -> list[Any]:
 def _is_settled(node: gs.Node) -> bool:
     """Whether nothing more can be learnt of the outputs: after a first run, static is final."""
     for tensor in node.outputs:
-        if tensor.name and (tensor.dtype is None or not shapes.is_static(tensor.shape)):
-            return False
+        if tensor.name:
+            shape = tensor.shape
+            if shape is None or tensor.dtype is None:
+                return False
+            for dim in shape:
+                if not isinstance(dim, int):
+                    return False
     return True
 
 

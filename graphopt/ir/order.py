@@ -30,7 +30,7 @@ def is_sorted(nodes: list[gs.Node]) -> bool:
     """Whether each node comes after the producers, among `nodes`, of what it reads."""
     later = {id(node) for node in nodes}
     for node in nodes:
-        plain = not node.attrs or next(subgraphs(node), None) is None
+        plain = not node.attrs or not subgraphs(node)
         for tensor in node.inputs if plain else reads(node):
             producers = tensor.inputs
             if producers and id(producers[0]) in later:

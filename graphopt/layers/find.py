@@ -104,6 +104,11 @@ def assignments(layer: Layer, present: Sequence[str], among: set[Any] | None = N
                 yield {name: by_name.get(name, kind) for name in present}
 
 
+def possible_dtypes(layer: Layer) -> set[Any]:
+    """Every dtype that an input of the layer may have."""
+    return {np.dtype(name) for names in (layer.dtypes, *layer.types.values()) for name in _listed(names)}
+
+
 def _listed(names: str | Sequence[str]) -> Sequence[str]:
     return (names,) if isinstance(names, str) else names
 
@@ -339,19 +344,19 @@ def _cast(value: Any, default: Any) -> Any:
     """A captured value in the type of the declaration; None if it is none."""
     if value is None:
         return None
-    if isinstance(default, tuple):
-        kind = float if any(isinstance(item, float) for item in default) else int
-        return tuple(kind(item) for item in np.asarray(value).astype(np.float64).ravel().tolist())
     if isinstance(default, str):
         return value if isinstance(value, str) else None
     array = np.asarray(value)
-    if array.size != 1:
+    numbers = (array if array.dtype.kind in "iub" else array.astype(np.float64)).ravel().tolist()
+    kind = type(default)
+    if isinstance(default, tuple):
+        kind = float if any(isinstance(item, float) for item in default) else int
+    elif len(numbers) != 1:
         return None
-    whole = array.dtype.kind in "iub"
-    number = array.ravel()[0].item() if whole else float(array.astype(np.float64).ravel()[0])
-    if isinstance(default, float):
-        return float(number)
-    return type(default)(number) if number == int(number) else None
+    if not numbers or (kind is not float and not all(float(number).is_integer() for number in numbers)):
+        return None
+    cast = tuple(kind(number) for number in numbers)
+    return cast if isinstance(default, tuple) else cast[0]
 
 
 def _mark(found: Found) -> str:

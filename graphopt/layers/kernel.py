@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,31 @@ class Kernel:
         return found
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A launch that was written down."""
+
+    kernel: Kernel
+    expression: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    arguments: Sequence[Any]
+    shared_mem: int
+
+
+@contextmanager
+def recorded(launches: list[Launch]) -> Iterator[None]:
+    """Inside the block launches are added to the list, and nothing runs."""
+    _RECORDS.append(launches)
+    try:
+        yield
+    finally:
+        _RECORDS.pop()
+
+
+_RECORDS: list[list[Launch]] = []
+
+
 class Instance:
     """One instance of a kernel; called like it."""
 
@@ -116,6 +143,9 @@ class Instance:
         self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any], shared_mem: int = 0
     ) -> None:
         if 0 in grid:
+            return
+        if _RECORDS:
+            _RECORDS[-1].append(Launch(self.kernel, self.expression, tuple(grid), tuple(block), arguments, shared_mem))
             return
         function = self.kernel._function(self.expression)
         if shared_mem > 48 << 10 and function.max_dynamic_shared_size_bytes < shared_mem:

@@ -47,6 +47,9 @@ class Layer:
     wherever it stands, a number is itself, a leading `...` is any number of axes (the same sizes in every input).
     Proved from the model before a call is placed; the conformance suite makes its inputs from it. An input that is not
     named may have any shape: then `check` must say what the kernel needs."""
+    ops: ClassVar[Sequence[str]] = ()
+    """Operators of which a model must hold one if it holds the layer in any spelling; in others the layer is not looked
+    for, which saves the tracing. Not needed where each spelling is a single operator."""
     portable: ClassVar[bool] = True
     """Whether TensorRT can build the body. If not, the layer runs only as plugin (or segment)."""
     in_place: ClassVar[Mapping[str, str]] = {}
@@ -208,4 +211,7 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
                 raise PluginError(f"an attribute cannot be of type {text}", where=where, hint=", ".join(KINDS))
             if name not in base.__dict__:
                 raise PluginError("an attribute needs a default", where=where)
+            if base.__dict__[name] == ():
+                hint = "give the default elements, as many as the operand usually has"
+                raise PluginError("an empty tuple says neither int nor float", where=where, hint=hint)
             yield name, base.__dict__[name]

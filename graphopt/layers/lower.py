@@ -17,7 +17,7 @@ from graphopt.rewrite.rule import Entry, Rule, kebab
 from graphopt.rewrite.value import Value
 
 from .facts import fit, known, outputs_of, shape_of, wrong_dtype
-from .find import Found, Simplify, find
+from .find import Found, Simplify, find, possible_dtypes
 from .function import add_function, call_attributes, check_name, function_of
 from .layer import DOMAIN, Layer
 from .tensor import Tensor
@@ -109,25 +109,29 @@ def _rule_class(layer: type[Layer]) -> type[Lower]:
 
 
 def _missing(layer: Layer, opset: int, operators: Collection[str]) -> str:
-    """The operators that the model lacks, if every spelling is a single one and none of them is there; else ''."""
+    """The operators of which the model must hold one and holds none; '' where it may hold the layer."""
     known = _SINGLE.setdefault(type(layer), {})
     if opset not in known:
-        known[opset] = _single(layer, opset)
+        ops = (layer.ops,) if isinstance(layer.ops, str) else tuple(layer.ops)
+        known[opset] = ops or _single(layer, opset)
     return "" if any(op in operators for op in known[opset]) else " or ".join(known[opset])
 
 
 _SINGLE: WeakKeyDictionary[type[Layer], dict[int, tuple[str, ...]]] = WeakKeyDictionary()
 
 
+_ASIDE = frozenset(("Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"))
+
+
 def _single(layer: Layer, opset: int) -> tuple[str, ...]:
-    """The operators that the spellings of a layer are, if each is a single one, casts aside."""
+    """The operators that the spellings of a layer are, if each is a single one, what only reshapes or casts aside."""
     found = []
     for spelling in spellings(layer):
         try:
             nodes = trace(layer, opset, layer.inputs, dict(layer.variants[0]), spelling).nodes
         except Skip:
             continue
-        operators = [node.op for node in nodes if node.op not in ("Cast", "CastLike")]
+        operators = [node.op for node in nodes if node.op not in _ASIDE]
         if len(operators) != 1:
             return ()
         found.append(operators[0])
@@ -137,7 +141,7 @@ def _single(layer: Layer, opset: int) -> tuple[str, ...]:
 def _patterns(layer: Layer, opset: int, present: set[Any], simplify: Simplify | None, by: Any) -> list[_Spelled]:
     """The patterns of a layer; worked out once for each opset, set of dtypes, and passes that simplify them (`by`)."""
     known = _FOUND.setdefault(type(layer), {})
-    key = opset, frozenset(present), by
+    key = opset, frozenset(present & possible_dtypes(layer)), by
     if key not in known or by is None:
         if len(known) > _MOST:
             known.clear()

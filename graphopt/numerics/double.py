@@ -39,7 +39,7 @@ def double_copy(path: str | Path) -> bytes:
         model = onnx.load(str(path))
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        kinds = _element_types(onnx.shape_inference.infer_shapes(model).graph, {})
+        kinds = element_types(onnx.shape_inference.infer_shapes(model).graph, {})
         versions = {entry.domain: entry.version for entry in model.opset_import}
         _Doubler(versions, kinds).graph(model.graph)
         return bytes(model.SerializeToString())
@@ -49,14 +49,15 @@ def double_copy(path: str | Path) -> bytes:
         raise NoDouble(f"no float64 copy: {error}") from error
 
 
-def _element_types(graph: GraphProto, outer: Mapping[str, int]) -> dict[str, int]:
+def element_types(graph: GraphProto, outer: Mapping[str, int]) -> dict[str, int]:
+    """The element type of every value that the graph and its bodies declare, and of those around it."""
     found = dict(outer)
     found.update({t.name: t.data_type for t in graph.initializer})
     for value in (*graph.input, *graph.value_info, *graph.output):
         found[value.name] = value.type.tensor_type.elem_type
     for node in graph.node:
         for inner in subgraphs(node):
-            found.update(_element_types(inner, found))
+            found.update(element_types(inner, found))
     return found
 
 

@@ -12,13 +12,15 @@ def interface_problems(
     source_outputs: Sequence[Port],
     result_inputs: Sequence[Port],
     result_outputs: Sequence[Port],
-) -> tuple[list[str], list[str]]:
-    """(problems, remarks): what a caller of the source would trip over in the result, and what it may ignore.
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """(problems, remarks, doubts): what a caller of the source would trip over in the result, and what it may ignore.
 
-    Problems: inputs missing, demanded anew, or of another dtype, rank or size; outputs of other names or order,
-    dtype or rank. Remarks: a default input that is gone.
+    Problems: inputs missing, demanded anew, or of another dtype, rank or size; outputs of other names, order or dtype.
+    Remarks: a default input that is gone. Doubts: outputs of another declared shape, which is a problem unless a run
+    shows that the source does not keep to its own declaration.
     """
     problems: list[str] = []
+    doubts: dict[str, str] = {}
     gone: list[str] = []
     given = {port.name: port for port in result_inputs}
     for port in source_inputs:
@@ -42,8 +44,20 @@ def interface_problems(
         problems.append(f"{said}: {', '.join(found)} instead of {', '.join(expected)}")
     else:
         for port, other in zip(source_outputs, result_outputs, strict=True):
-            problems += _mismatch("output", port, other)
-    return problems, remarks
+            if clash := _mismatch("output", port, other):
+                same = port.kind == other.kind and port.elem_type == other.elem_type
+                doubts.update({port.name: clash[0]} if same else {})
+                problems += [] if same else clash
+    return problems, remarks, doubts
+
+
+def keeps_to(port: Port, shape: Sequence[int]) -> bool:
+    """Whether a value of this shape is what an output declares."""
+    if port.dims is None:
+        return True
+    return len(port.dims) == len(shape) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(port.dims, shape, strict=True)
+    )
 
 
 def _mismatch(what: str, port: Port, other: Port) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.inliner
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from graphopt.errors import GraphoptError
 
@@ -53,9 +53,9 @@ class NoRounding(GraphoptError):
     """A copy that rounds after every operator cannot be made."""
 
 
-def low_types(path: str | Path) -> set[str]:
+def low_types(source: str | Path | ModelProto) -> set[str]:
     """'float16', 'bfloat16', 'float8_e4m3fn', ...: those stored, exchanged or made by a cast anywhere in the model."""
-    model = onnx.load(str(path), load_external_data=False)
+    model = source if isinstance(source, ModelProto) else onnx.load(str(source), load_external_data=False)
     found: set[int] = set()
     parts: list[GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     while parts:

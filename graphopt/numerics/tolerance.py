@@ -66,24 +66,27 @@ ESCALATION_NEAR_ZERO = 1e-6
 """An escalated absolute bound stays under this, as a sigmoid in float32 is off by up to 1e-7 however small it is."""
 
 
-def tolerance_for(dtype: str, precision: str = "fp32") -> Tolerance:
-    """The looser of the dtype's own row and the row of the precision in which the result computes.
+def tolerance_for(dtype: str, precision: str = "fp32", behind: str = "") -> Tolerance:
+    """The loosest of the dtype's own row, that of the precision in which the result computes, and that of `behind`.
 
     dtype: numpy name ('float32', 'bfloat16', 'int64', 'bool', 'string'); ints, bool and strings are always exact.
     precision: of config.PRECISIONS; 'tf32' and 'fp32' mean the dtype's own row: the CPU computes in full float32.
+    behind: the coarsest dtype that the source itself rounds to on the way to the output (coarse.computed_in).
     """
     own = TABLE.get(dtype, EXACT)
-    if own.exact or precision not in _MODES:
-        return own
-    mode = TABLE[_MODES[precision]]
-    return Tolerance(max(own.relative_l2, mode.relative_l2), max(own.near_zero, mode.near_zero))
+    return own if own.exact else _loosest(own, _MODES.get(precision, ""), behind)
 
 
-def engine_tolerance(dtype: str, precision: str = "tf32") -> Tolerance:
+def engine_tolerance(dtype: str, precision: str = "tf32", behind: str = "") -> Tolerance:
     """The bound for an engine on a GPU: tolerance_for, but 'tf32' loosens float32 outputs to TF32's own row."""
     if precision == "tf32" and dtype == "float32":
-        return TABLE["tf32"]
-    return tolerance_for(dtype, precision)
+        return _loosest(TABLE["tf32"], behind)
+    return tolerance_for(dtype, precision, behind)
+
+
+def _loosest(own: Tolerance, *rows: str) -> Tolerance:
+    known = [own, *(TABLE[row] for row in rows if row in TABLE)]
+    return Tolerance(max(row.relative_l2 for row in known), max(row.near_zero for row in known))
 
 
 def escalated(own_relative_l2: float, own_max_abs: float) -> Tolerance:

@@ -48,7 +48,7 @@ _NONE = Slots(frozenset(), frozenset())
 def slots(node: gs.Node, opset: int, low: str, layers: Mapping[str, type[Layer]]) -> Slots:
     """The slots of a node that may be of dtype `low`; none where the operator does not take it, or is unknown."""
     if node.domain in (None, "", "ai.onnx"):
-        if node.op in CONTROL or node.op in KEPT or any(subgraphs(node)):
+        if node.op in CONTROL or node.op in KEPT or subgraphs(node):
             return _NONE
         return _of_schema(node.op, opset, low, len(node.inputs), len(node.outputs))
     layer = layers.get(node.op.partition("_")[0]) if node.domain == DOMAIN else None

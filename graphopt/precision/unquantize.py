@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphopt.ir import dtypes
-from graphopt.ir.edits import Editor, remove_dead
+from graphopt.ir.edits import Editor
 from graphopt.ir.graph import new_constant
 from graphopt.ir.weights import Array, read, size, stored_bytes
 
@@ -118,7 +118,7 @@ class _Twins:
                 self.source.nodes += bool(handlers[node.op](node))
             elif node.op in _MOVES and node.inputs and id(node.inputs[0]) in self.twin:
                 self._move(node)
-        remove_dead(self.graph, self.edit)
+        self.edit.sweep()
         for node in self.graph.nodes:
             if node.op in OPERATORS:
                 self.source.left[node.op] = self.source.left.get(node.op, 0) + 1

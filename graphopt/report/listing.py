@@ -44,6 +44,15 @@ def passes_json(stages: Mapping[str, Sequence[Entry]], pipeline: str, known: Ite
     }
 
 
+def holding(word: str, stages: Mapping[str, Sequence[Entry]]) -> dict[str, list[Entry]]:
+    """The passes in whose name, plugin or equation the word stands."""
+    word = word.lower()
+    return {
+        stage: [one for one in entries if any(word in text.lower() for text in (one.name, one.plugin, one.doc))]
+        for stage, entries in stages.items()
+    }
+
+
 def passes_table(stages: Mapping[str, Sequence[Entry]], pipeline: str, known: Iterable[str]) -> RenderableType:
     parts: list[RenderableType] = []
     for stage, entries in stages.items():
@@ -59,7 +68,7 @@ def passes_table(stages: Mapping[str, Sequence[Entry]], pipeline: str, known: It
             parts.append(Padding(Text(one.doc or "(it does not say what it does)"), (0, 0, 0, 6), expand=False))
         parts.append(Text())
     if not parts:
-        parts.append(Text("This pipeline has no passes.", style="yellow"))
+        parts.append(Text("This pipeline has no such passes.", style="yellow"))
     others = [name for name in sorted(known) if name != pipeline]
     more = f"; others, for --pipeline: {', '.join(others)}" if others else ""
     parts.append(Text(f"Pipeline {pipeline}{more}. Each stage runs until nothing changes any more.", style="dim"))

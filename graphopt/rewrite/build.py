@@ -15,6 +15,7 @@ from graphopt.ir.edits import Editor
 from graphopt.ir.graph import new_node, new_variable
 from graphopt.ir.infer import Inference
 
+from .authoring import wrong_call
 from .spelling import moved, schema
 from .value import Value
 
@@ -75,6 +76,10 @@ class Ops:
         if not self._domain:
             operands = self._respell(name, operands, attrs)
             found = schema(name, self.opset)
+            if found is None or len(operands) > found.max_input or not set(attrs) <= set(found.attributes):
+                wrong = wrong_call(name, attrs, len(operands))
+                if wrong is not None:
+                    raise PassError(wrong[0], where="rewrite()", hint=wrong[1])
             if found is None:
                 raise Skip(f"{name} does not exist at opset {self.opset}")
             for key in attrs:

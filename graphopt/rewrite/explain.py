@@ -22,6 +22,11 @@ from .worklist import Model
 Start = Callable[..., Manager]
 """start() = a manager over a fresh copy of the source; start(most=n) = one that stops after n changes."""
 
+ORDER = ("no match", "vetoed", "fires")
+"""Verdicts of a pattern, from the farthest to the nearest."""
+_Held = tuple[str, str, list[gs.Node], int]
+"""Verdict, reason, the nodes covered, and how far matching came."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -73,16 +78,18 @@ def explain(start: Start, pass_name: str, node_name: str) -> Explanation:
         raise _unknown(node_name, start().graph)
     full = start()
     end = _Watch(start, full, named.name, "")
-    fired = next(found for found in full.run() if found.name == one.name)
+    spellings = _spellings(manager, one)
+    names = {other.name for other in spellings}
+    fired = [found for found in full.run() if found.name in names]
     covers: list[gs.Node] = []
     if isinstance(one.run, FunctionPass):
         verdict, reason = "function", "it is a function of the whole graph and has no pattern"
     elif now is not None:
-        verdict, reason, covers = _at(manager.model, one, now, manager.veto)
+        verdict, reason, covers = _nearest(manager, spellings, now)
     else:
         verdict, reason = "gone", f"{before.taken_by()} took it before stage {one.stage} began"
         for heir in _heirs(manager.graph, named.name)[:1]:
-            there, why, covers = _at(manager.model, one, heir, manager.veto)
+            there, why, covers = _nearest(manager, spellings, heir)
             reason += f". {heir.name} ({heir.op}) stands for it; there: {there}{f', {why}' if why else ''}"
     return Explanation(
         one.name,
@@ -94,11 +101,23 @@ def explain(start: Start, pass_name: str, node_name: str) -> Explanation:
         verdict,
         reason,
         [node.name for node in covers],
-        fired.changes,
-        named.name in fired.nodes,
+        sum(found.changes for found in fired),
+        any(named.name in found.nodes for found in fired),
         end.taken_by(),
         [f"{heir.name} ({heir.op})" for heir in _heirs(full.graph, named.name) if heir.name != named.name],
     )
+
+
+def misses(manager: Manager, pass_name: str, most: int = 8) -> list[tuple[str, str]]:
+    """(node, why not) for the nodes at which a rule's pattern could end, in the graph of a manager that has run."""
+    one = _entry(manager, pass_name)
+    if one.traced is None:
+        return []
+    ends = {root.op for root in roots(one.traced.outputs[0])}
+    nodes = [node for scope in scopes(manager.graph) for node in scope.nodes if node.op in ends]
+    tried = [(f"{node.name} ({node.op})", _try(manager.model, one, node, manager.veto)) for node in nodes[:most]]
+    found = [(name, reason if verdict == "no match" else f"vetoed: {reason}") for name, (verdict, reason, *_) in tried]
+    return found or [("no node", f"the pattern ends in {' or '.join(sorted(ends))}, and the model has none")]
 
 
 def _entry(manager: Manager, name: str) -> Entry:
@@ -110,6 +129,21 @@ def _entry(manager: Manager, name: str) -> Entry:
             hint=nearest(name, known, "graphopt passes lists them"),
         )
     return known[name]
+
+
+def _spellings(manager: Manager, one: Entry) -> list[Entry]:
+    """The pass, and where it is a layer's those of the layer's other spellings: FusedX's are fused-x, fused-x-2, ..."""
+    same = re.compile(re.escape(one.name) + r"-\d+")
+    others = manager.stages.get(one.stage, [])
+    kind = type(one.run)
+    return [other for other in others if other is one or (type(other.run) is kind and same.fullmatch(other.name))]
+
+
+def _nearest(manager: Manager, spellings: list[Entry], node: gs.Node) -> tuple[str, str, list[gs.Node]]:
+    """What comes nearest to firing at the node."""
+    held = [_at(manager.model, one, node, manager.veto) for one in spellings]
+    verdict, reason, covers, _ = max(held, key=lambda one: (ORDER.index(one[0]), one[3]))
+    return verdict, reason, covers
 
 
 def _unknown(name: str, graph: gs.Graph) -> UsageError:
@@ -129,9 +163,7 @@ def _find(graph: gs.Graph, name: str) -> gs.Node | None:
     return next((node for node in nodes if any(out.name == name for out in node.outputs)), None)
 
 
-def _at(
-    model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None
-) -> tuple[str, str, list[gs.Node]]:
+def _at(model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None) -> _Held:
     """(verdict, reason, nodes covered) of a rule at a node; where its pattern ends elsewhere, at a node below."""
     assert one.traced is not None
     ends = {root.op for root in roots(one.traced.outputs[0])}
@@ -139,33 +171,34 @@ def _at(
         return _try(model, one, node, veto)
     wanted = " or ".join(sorted(ends))
     if node.op not in _operators(one):
-        return "no match", f"its pattern has no {node.op}; it ends in {wanted}", []
+        return "no match", f"its pattern has no {node.op}; it ends in {wanted}", [], -1
     nearest = f"its pattern ends in {wanted}, and none is close below this node"
+    most = -1
     for below in _below(node, one.traced.depth - 1):
         if below.op not in ends:
             continue
-        verdict, reason, covers = _try(model, one, below, veto)
+        verdict, reason, covers, reached = _try(model, one, below, veto)
         if any(other is node for other in covers):
             return (
                 verdict,
                 f"as part of the match at {below.name} ({below.op}){f': {reason}' if reason else ''}",
                 covers,
+                reached,
             )
         if verdict == "no match" and "held against" not in nearest:
             nearest = f"its pattern ends in {wanted}; held against {below.name}: {reason}"
-    return "no match", nearest, []
+            most = reached
+    return "no match", nearest, [], most
 
 
-def _try(
-    model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None
-) -> tuple[str, str, list[gs.Node]]:
+def _try(model: Model, one: Entry, node: gs.Node, veto: Callable[[Entry, Match], str | None] | None) -> _Held:
     rule, traced = one.run, one.traced
     assert isinstance(rule, Rule)
     assert traced is not None
     miss = NearMiss()
     match = Matcher(model.editor, model.opset, miss).match(traced, node, shared_inner=rule.shared_inner)
     if match is None:
-        return "no match", miss.reason + _sources(model.graph, miss.reason), []
+        return "no match", miss.reason + _sources(model.graph, miss.reason), [], miss.reached
     ops = model.ops(node, match)
     try:
         reason = traced.call(rule.check, ops, match.bound)
@@ -178,8 +211,8 @@ def _try(
     finally:
         ops.abort()
     if reason is not None:
-        return "vetoed", str(reason), match.nodes
-    return "fires", "", match.nodes
+        return "vetoed", str(reason), match.nodes, len(match.nodes)
+    return "fires", "", match.nodes, len(match.nodes)
 
 
 def _sources(graph: gs.Graph, reason: str) -> str:

@@ -17,11 +17,13 @@ from graphopt.ir.fingerprint import fingerprint, signature
 from graphopt.ir.infer import Custom
 from graphopt.ir.load import collector_off
 
+from .authoring import place_in
+from .budget import Budget, Enough
 from .match import Match
 from .observer import Observer
 from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
-from .worklist import Budget, Enough, Fired, Model, Worklist
+from .worklist import Fired, Model, Worklist
 
 _PATIENCE = 4
 """Turns of a stage before a circle is suspected."""
@@ -82,11 +84,11 @@ class Manager:
         """
         with collector_off():
             self.model = Model(self.graph, self.custom)
-            self.model.infer()
             try:
                 self._sweeps(stop_before)
             except Enough:
                 self.model.editor.flush()
+            self.model.infer()
         return list(self.fired.values())
 
     def _sweeps(self, stop_before: str) -> None:
@@ -151,12 +153,13 @@ class Manager:
             work.veto = self.veto
             work.observer = self.observer
         before = {one.name: self.fired[one.name].changes for one in entries}
+        self.model.infer()
         try:
             changed = work.run()
         finally:
             self.last = work.last or self.last
-        self.model.infer()
         if self.after_pass is not None:
+            self.model.infer()
             for one in entries:
                 self.after_pass(one.name, self.fired[one.name].changes - before[one.name])
         return changed
@@ -167,6 +170,8 @@ class Manager:
         if run.ops and not self.model.editor.census.has_any(run.ops):
             return 0
         self.budget.check()
+        if run.typed:
+            self.model.infer()
         through_editor = _edits_through_model(run.function)
         token = self.observer.before(one, None) if self.observer is not None else None
         before = self._mark(through_editor)
@@ -177,9 +182,8 @@ class Manager:
         except GraphoptError:
             raise
         except (Exception, SystemExit) as error:
-            raise PassError(
-                f"it raised {type(error).__name__}: {error}", where=where, hint=f"leave it out with --skip {one.name}"
-            ) from error
+            told = f"it raised {type(error).__name__}: {error}{place_in(run.function, error)}"
+            raise PassError(told, where=where, hint=f"leave it out with --skip {one.name}") from error
         finally:
             fired.seconds += perf_counter() - started
         if not isinstance(claimed, int):
@@ -201,8 +205,8 @@ class Manager:
                 self.model.renew()
             if self.observer is not None:
                 self.observer.after(token, [], [])
-            self.model.infer()
         if self.after_pass is not None:
+            self.model.infer()
             self.after_pass(one.name, claimed)
         return claimed
 

@@ -97,6 +97,8 @@ class NodePattern(Operand):
     outputs: int = 1
     label: Var | None = None
     """The variable that is bound to its first output."""
+    own: bool = False
+    """Whether it was named by domain: it may be no operator of ONNX even where that is ''."""
 
     def __iter__(self) -> Iterator[Operand]:
         return iter([Output(self, i) for i in range(self.outputs)])
@@ -127,11 +129,11 @@ class PatternOps:
     `label=` binds the node's own (first) output to a variable, so that an inner value can be looked at or returned.
     """
 
-    def __init__(self, domain: str = "") -> None:
+    def __init__(self, domain: str | None = None) -> None:
         self._domain = domain
 
     def domain(self, name: str) -> PatternOps:
-        """Operators of another domain: `op.domain("com.x").Foo(...)`."""
+        """Operators of another domain: `op.domain("com.x").Foo(...)`; "" for one that is not ONNX's and has none."""
         return PatternOps(name)
 
     def Const(self, value: Any) -> Const:
@@ -153,7 +155,7 @@ class PatternOps:
         self, name: str, *inputs: Any, attrs: Any = None, outputs: int = 1, label: Var | None = None, **named: Any
     ) -> NodePattern:
         slots = tuple(operand(value) if value is not None else Maybe(_ABSENT) for value in inputs)
-        return NodePattern(name, slots, named, attrs, self._domain, outputs, label)
+        return NodePattern(name, slots, named, attrs, self._domain or "", outputs, label, self._domain is not None)
 
 
 _ABSENT = Literal(None)

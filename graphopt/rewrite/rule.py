@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import PluginError
 
+from .authoring import check_parameters, check_pattern
 from .pattern import Traced, trace
 
 STAGES = ("canonicalize", "simplify", "fuse", "lower", "legalize")
@@ -78,6 +79,7 @@ class FunctionPass:
     after: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
+    typed: bool = True
 
     @property
     def doc(self) -> str:
@@ -90,15 +92,19 @@ def pass_(
     after: Sequence[str] = (),
     before: Sequence[str] = (),
     ops: Sequence[str] = (),
+    typed: bool = True,
     name: str = "",
 ) -> Callable[[Callable[..., int]], FunctionPass]:
     """Make `f(graph, target) -> number of changes` a pass of this stage.
 
-    ops: the operators that it starts from; a model without any of them does not run it.
+    ops: the operators that it starts from; a model without any of them does not run it. typed: whether it looks at
+    dtypes and shapes; before one that does not, those of what others edited are not worked out.
     """
 
     def decorate(function: Callable[..., int]) -> FunctionPass:
-        return FunctionPass(function, name or kebab(function.__name__), stage, tuple(after), tuple(before), tuple(ops))
+        return FunctionPass(
+            function, name or kebab(function.__name__), stage, tuple(after), tuple(before), tuple(ops), typed
+        )
 
     return decorate
 
@@ -150,13 +156,21 @@ def _traced(run: Rule, where: str) -> Traced:
         own = tuple(sorted((name, value) for name, value in vars(run).items() if name not in ("name", "target")))
         plain = all(isinstance(value, (str, int, float)) for _, value in own)
         if not plain or getattr(run.pattern, "__func__", None) is not kind.pattern:
-            return trace(run.pattern, f"{where}, pass {run.name}")
+            return _checked(run, where)
     known = _TRACED.get(kind)
     if known is None:
         known = _TRACED[kind] = {}
     if own not in known:
-        known[own] = trace(run.pattern, f"{where}, pass {run.name}")
+        known[own] = _checked(run, where)
     return known[own]
+
+
+def _checked(run: Rule, where: str) -> Traced:
+    where = f"{where}, pass {run.name}"
+    traced = trace(run.pattern, where)
+    check_pattern(traced, where)
+    check_parameters((run.check, run.rewrite), traced, where)
+    return traced
 
 
 _TRACED: weakref.WeakKeyDictionary[type[Rule], dict[Any, Traced]] = weakref.WeakKeyDictionary()

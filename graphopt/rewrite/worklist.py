@@ -22,6 +22,8 @@ from graphopt.ir.graph import scopes
 from graphopt.ir.infer import Custom, Inference
 from graphopt.ir.operator_shapes import clash
 
+from .authoring import place_in
+from .budget import Budget, Enough
 from .build import Ops, Skip
 from .guard import index
 from .match import Match, Matcher
@@ -52,27 +54,9 @@ class Fired:
 Veto = Callable[[Entry, Match], str | None]
 
 
-class Enough(Exception):
-    """The allowed number of changes is used up."""
-
-
+_Queued = tuple[tuple[int, int], int, gs.Node]
+"""(place, number, node): in this order."""
 _BEFORE_ALL, _AFTER_ALL = (-1, 0), (1 << 62, 0)
-
-
-class Budget:
-    """How many changes a run may make, and has made."""
-
-    def __init__(self, most: int | None) -> None:
-        self.most = most
-        self.used = 0
-
-    def check(self) -> None:
-        """Called before a change is even prepared: a rewrite may be wrong enough to act while it is being built.
-
-        Raises Enough.
-        """
-        if self.most is not None and self.used >= self.most:
-            raise Enough
 
 
 class Model:
@@ -100,6 +84,8 @@ class Model:
         self.editor = Editor(self.graph)
         self._inferred = -1
         self._looked_at: dict[str, int] = {}
+        self._news: tuple[tuple[int, int, int], list[gs.Node]] = (0, 0, -1), []
+        """The latest answer of `fresh`: neighbours in the pipeline ask for the same."""
         self.memory: dict[str, Any] = {}
         """What function passes remember from one run to the next, as long as all edits go through the editor."""
         self._home: dict[int, gs.Graph] = {}
@@ -126,7 +112,12 @@ class Model:
         self._looked_at[reader] = len(log)
         if start is None:
             return self.editor.nodes()
-        return [node for node in {id(node): node for node in log[start:]}.values() if self.editor.has(node)]
+        if start == len(log):
+            return []
+        window = start, len(log), self.editor.changes
+        if self._news[0] != window:
+            self._news = window, self.editor.living({id(node): node for node in log[start:]}.values())
+        return list(self._news[1])
 
     def home(self, node: gs.Node) -> gs.Graph:
         """The model or function whose opset governs a node."""
@@ -172,7 +163,9 @@ class Worklist:
         self.entries = entries
         self.index = index(entries)
         self.rules, self.depth = self.index.rules, self.index.depth
-        self._heap: list[tuple[tuple[int, int], int, gs.Node]] = []
+        self._ahead: list[_Queued] = []
+        """All nodes of a first look, the last one first; what edits bring up again goes to the heap."""
+        self._heap: list[_Queued] = []
         self._queued: set[int] = set()
         self._seq = 0
         self._editor: Editor | None = None
@@ -195,7 +188,9 @@ class Worklist:
                 nodes = editor.of(*self.rules)
                 budget = 8 * len(nodes) + 1000
                 self._missed, self._seen = False, len(editor.log)
-                self._heap = [(editor.place(node), seq, node) for seq, node in enumerate(nodes)]
+                self._heap = []
+                self._ahead = [(editor.place(node), seq, node) for seq, node in enumerate(nodes)]
+                self._ahead.reverse()
                 self._queued = set(map(id, nodes))
                 self._seq = len(nodes)
                 self._frontier = _BEFORE_ALL
@@ -230,14 +225,15 @@ class Worklist:
         seen: dict[str, str] = {}
         done = 0
         self._catch_up()
-        while self._heap:
-            place, _, node = heapq.heappop(self._heap)
+        heap, ahead, at = self._heap, self._ahead, self.index.at
+        while heap or ahead:
+            place, _, node = heapq.heappop(heap) if heap and not (ahead and ahead[-1] < heap[0]) else ahead.pop()
             self._queued.discard(id(node))
             if not editor.has(node):
                 continue
             if place > self._frontier:
                 self._frontier = place
-            for number, glances, fits in self.index.at(node):
+            for number, glances, fits in at(node):
                 if not fits(node):
                     continue
                 one = entries[number]
@@ -272,7 +268,7 @@ class Worklist:
             raise PassError(f"rewriting does not end: {self._busiest()}", hint="switch one off with --skip")
 
     def _busiest(self) -> str:
-        rules = sorted(self.fired.values(), key=lambda f: -f.changes)[:3]
+        rules = [f for f in sorted(self.fired.values(), key=lambda f: -f.changes)[:3] if f.changes]
         return ", ".join(f"{f.name} of plugin {f.plugin} fired {f.changes} times" for f in rules)
 
     def _try(self, one: Entry, node: gs.Node, matcher: Matcher) -> bool:
@@ -299,7 +295,8 @@ class Worklist:
             raise
         except (Exception, SystemExit) as error:
             raise PassError(
-                f"pass {one.name} of plugin {one.plugin} raised {type(error).__name__}: {error}",
+                f"pass {one.name} of plugin {one.plugin} raised {type(error).__name__}: {error}"
+                f"{place_in(rule.rewrite, error)}",
                 where=f"node {node.name!r} ({node.op})",
                 hint=f"leave it out with --skip {one.name}",
             ) from error

@@ -148,7 +148,7 @@ def read_manifest(engine: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def library() -> Any:
+def library(need: str = "engines run through CuPy") -> Any:
     """CuPy, with a GPU at hand. Raises BackendError."""
     try:
         import cupy
@@ -157,9 +157,7 @@ def library() -> Any:
             raise BackendError("no GPU was found")
         return cupy
     except ImportError as error:
-        raise BackendError(
-            f"engines run through CuPy, which is not installed: {error}", hint="pip install 'graphopt[cuda]'"
-        ) from error
+        raise BackendError(f"{need}, which is not installed: {error}", hint="pip install 'graphopt[cuda]'") from error
     except BackendError:
         raise
     except Exception as error:

@@ -38,7 +38,7 @@ _TIED = 64 << 10
 _MAKERS = frozenset("ConstantOfShape Expand Tile Range OneHot Resize EyeLike Pad".split())
 
 
-@graphopt.pass_("canonicalize", ops=["Constant"])
+@graphopt.pass_("canonicalize", ops=["Constant"], typed=False)
 def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     """A Constant node is an initializer (inside functions, the IR's constant)."""
     edit = model.editor
@@ -58,7 +58,7 @@ def lift_constants(graph: gs.Graph, target: Target, model: Model) -> int:
     return changes
 
 
-@graphopt.pass_("canonicalize", after=["lift-constants"])
+@graphopt.pass_("canonicalize", after=["lift-constants"], typed=False)
 def remove_dead_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
     """A node whose outputs nothing reads goes, and then what only it read."""
     return model.editor.sweep(model.fresh("remove-dead-nodes"))
@@ -91,19 +91,25 @@ def _foldable(home: gs.Graph, model: Model, local: set[tuple[str, str]]) -> list
     known: set[int] = set()
     for scope in scopes(home, functions=False):
         for node in scope.nodes:
-            if node.op in NEVER or not is_standard(node) or ("", node.op) in local or _has_references(node):
-                continue
-            if not all(not t.name or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs):
-                continue
-            if node.op == "Identity" and model.editor.is_result(node.outputs[0]):
-                continue  # an output must be made by a node
-            if schema(node.op, int(home.opset)) is None or _traps(node) or not _is_small_enough(node):
-                continue
-            if _would_be_stored_twice(node):
-                continue
-            found.append(node)
-            known.update(id(tensor) for tensor in node.outputs)
+            for tensor in node.inputs:
+                if type(tensor) is not gs.Constant and id(tensor) not in known and tensor.name:
+                    break
+            else:
+                if _may_fold(node, model, home, local):
+                    found.append(node)
+                    known.update(map(id, node.outputs))
     return found
+
+
+def _may_fold(node: gs.Node, model: Model, home: gs.Graph, local: set[tuple[str, str]]) -> bool:
+    """Whether a node that depends on constants alone is one that may be computed now."""
+    if node.op in NEVER or not is_standard(node) or ("", node.op) in local or _has_references(node):
+        return False
+    if node.op == "Identity" and model.editor.is_result(node.outputs[0]):
+        return False  # an output must be made by a node
+    if schema(node.op, int(home.opset)) is None or _traps(node) or not _is_small_enough(node):
+        return False
+    return not _would_be_stored_twice(node)
 
 
 def _growth(graph: gs.Graph, model: Model) -> int:
@@ -129,7 +135,7 @@ def _makes(node: gs.Node) -> int:
 
 
 def _has_references(node: gs.Node) -> bool:
-    return any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()) or any(subgraphs(node))
+    return any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()) or bool(subgraphs(node))
 
 
 def _traps(node: gs.Node) -> bool:

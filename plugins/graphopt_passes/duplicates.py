@@ -168,7 +168,7 @@ def merge_equal_nodes(graph: gs.Graph, target: Target, model: Model) -> int:
 def _is_pure(node: gs.Node) -> bool:
     if node.op in RANDOM or not is_standard(node) or node.op.startswith(("Sequence", "Optional")):
         return False
-    return not (node.op == "Dropout" and len(node.inputs) > 2) and not any(subgraphs(node))
+    return not (node.op == "Dropout" and len(node.inputs) > 2) and not subgraphs(node)
 
 
 def _key(node: gs.Node) -> Any:

@@ -26,7 +26,7 @@ def stays_call(node: gs.Node) -> bool:
     return node.domain == LAYERS or "plugin_namespace" in node.attrs
 
 
-@graphopt.pass_("canonicalize", before=["lift-constants"])
+@graphopt.pass_("canonicalize", before=["lift-constants"], typed=False)
 def inline_functions(graph: gs.Graph, target: Target, model: Model) -> int:
     """f(x) = body of f, for model-local functions f; those that nothing calls any more are removed.
 

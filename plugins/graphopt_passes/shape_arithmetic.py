@@ -89,7 +89,7 @@ class _Evaluation:
 
     def run(self) -> int:
         for node in list(self.scope.nodes):
-            if not self.edit.has(node) or not is_standard(node) or node.op == "Constant":
+            if self._says_nothing(node) or not self.edit.has(node) or not is_standard(node) or node.op == "Constant":
                 continue
             if not self.learnt.isdisjoint(map(id, node.inputs)):
                 self._infer(node)
@@ -100,6 +100,19 @@ class _Evaluation:
                 self._evaluate(node)
                 self._describe(node)
         return self.changes
+
+    def _says_nothing(self, node: gs.Node) -> bool:
+        """Whether all there is to know of a node's outputs is what their types declare."""
+        if node.op in _SHAPED_BY_OPERAND:
+            return False
+        for tensor in node.outputs:
+            shape, dtype = tensor.shape, dtypes.of(tensor)
+            if shape is None or dtype is None or (len(shape) < 2 and dtype in WHOLE) or self.edit.is_result(tensor):
+                return False
+            for dim in shape:
+                if not isinstance(dim, int) and not shapes.same_dim(dim, dim):
+                    return False
+        return True
 
     def _infer(self, node: gs.Node) -> None:
         """What its operator tells now that its operands are better known, so that one walk is enough for a chain."""

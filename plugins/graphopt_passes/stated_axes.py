@@ -29,11 +29,15 @@ class _DropNoopWithEmptyAxes(graphopt.Rule):
         return getattr(op, self.kind)(x, axes, keepdims=keep)
 
 
-def _rule(kind: str) -> graphopt.Rule:
+def _rule(kind: str) -> type[graphopt.Rule]:
     doc = f"{kind}(x, axes, noop_with_empty_axes=1) = {kind}(x, axes), axes constant and not empty."
-    return type(f"{kind}WithAxes", (_DropNoopWithEmptyAxes,), {"kind": kind, "__doc__": doc})()  # type: ignore[no-any-return]
+    return type(f"{kind}WithAxes", (_DropNoopWithEmptyAxes,), {"kind": kind, "__doc__": doc})
+
+
+RULES = [_rule(f"Reduce{kind}") for kind in KINDS]
+"""Made once: what was worked out for a rule is remembered by its class."""
 
 
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [_rule(f"Reduce{kind}") for kind in KINDS]
+    return [rule() for rule in RULES]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -184,6 +185,17 @@ def test_explain_tells_a_veto(cli: Cli, conv: Path, tmp_path: Path) -> None:
     assert (found["verdict"], found["changes"]) == ("vetoed", 0)
     assert found["reason"] == "quantization needs it apart (plugin shy)"
     assert "quantization needs it apart" in cli(*words).out
+
+
+def test_explain_holds_every_spelling_of_a_layer(cli: Cli, tmp_path: Path) -> None:
+    text = """g (float[2,N,8] gate, float[2,M,8] up) => (float[2,N,8] y) {
+      d = Div(gate, root) e = Erf(d) p = Add(e, one) h = Mul(half, p) a = Mul(gate, h) y = Mul(a, up)
+    }"""
+    weights = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    onnx.save(model(text, weights=weights), tmp_path / "gated.onnx")
+    found = cli("explain", "gated.onnx", "--pass", "fused-ge-glu", "--node", "y", "--json").json
+    assert found["verdict"] == "vetoed", "the spelling that exporters write is not the layer's first"
+    assert "up" in found["reason"]
 
 
 def test_explain_tells_who_took_the_node(cli: Cli, chain: Path) -> None:

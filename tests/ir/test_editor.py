@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from graphopt.ir.edits import Editor, remove_dead
+from graphopt.ir.edits import Editor
 from graphopt.ir.graph import Links, Uses, new_node, new_variable, scopes
 from graphopt.ir.load import load
 from graphopt.ir.save import to_proto
@@ -183,7 +183,7 @@ def test_any_sequence_of_edits(whole: Any, steps: list[Any]) -> None:
     for feeds in FEEDS:
         for before, after in zip(run(whole, feeds), run(to_proto(graph), feeds), strict=True):
             np.testing.assert_array_equal(before, after)
-    remove_dead(graph)
+    Editor(graph).sweep()
     check(graph)
     np.testing.assert_array_equal(run(whole, FEEDS[0])[0], run(to_proto(graph), FEEDS[0])[0])
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.edits import remove_dead
+from graphopt.ir.edits import Editor
 from graphopt.ir.fingerprint import fingerprint, signature
 from graphopt.ir.infer import infer
 from graphopt.ir.load import load
@@ -40,7 +40,7 @@ def through(source: bytes | onnx.ModelProto) -> bool:
     again = load(to_proto(graph))
     assert fingerprint(again) == before
     infer(graph)
-    remove_dead(graph)
+    Editor(graph).sweep()
     load(to_proto(graph).SerializeToString())
     return True
 

@@ -236,3 +236,32 @@ def test_check_layer_finds_a_dtype_that_is_wrong() -> None:
 
 def test_check_layer_passes_a_right_one() -> None:
     check_layer(FusedRootNorm, gpu=False, quick=True)
+
+
+def test_a_tuple_attribute_without_elements_is_refused() -> None:
+    class FusedEmpty(FusedTwo):
+        """An attribute of no elements."""
+
+        sizes: tuple[int, ...] = ()
+
+    with pytest.raises(graphopt.GraphoptError, match="an empty tuple says neither int nor float"):
+        _ = FusedEmpty().attributes
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "wanted"),
+    [
+        (np.array([2**62 + 1, 3]), (1,), (2**62 + 1, 3)),
+        (np.array([2.0, 3.0]), (1,), (2, 3)),
+        (np.array([2.5]), (1,), None),
+        (np.array([], np.int64), (1,), None),
+        (np.float32("inf"), 1, None),
+        (np.float32("nan"), False, None),
+        (np.float32("inf"), 1.0, float("inf")),
+        (np.array([1, 2]), 1, None),
+    ],
+)
+def test_a_captured_constant_takes_the_type_of_the_declaration(value, default, wanted) -> None:
+    from graphopt.layers.find import _cast
+
+    assert _cast(value, default) == wanted

@@ -78,7 +78,8 @@ def plugin(*layers):
 def test_the_function_is_what_the_body_means(layer):
     outcome = check_layer(layer, gpu=False, quick=True)
     assert outcome.ok, [f"{one.check}: {one.case}: {one.detail}" for one in outcome.failures[:5]]
-    assert len({one.case.split()[0] for one in outcome.findings}) == len(layer.dtypes)
+    cases = [one.case for one in outcome.findings if one.check == "function"]
+    assert len({case.split()[0] for case in cases}) == len(layer.dtypes)
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -191,3 +192,49 @@ class TestWhereItPays:
 def test_an_unknown_mode_is_a_usage_error() -> None:
     with pytest.raises(graphopt.UsageError, match="--lower sometimes"):
         lowered(norms(), "sometimes")
+
+
+class FusedHalves(graphopt.Layer):
+    """y = x / 2, written as a chain of two operators."""
+
+    ops = ("Neg",)
+    traced = []
+
+    def body(self, op, x):
+        self.traced.append(op.opset)
+        return op.Neg(op.Mul(x, -0.5))
+
+    def infer(self, x):
+        return x
+
+    def enqueue(self, x, y): ...
+
+
+@graphopt.hookimpl
+def _halves():
+    return [FusedHalves]
+
+
+halves = ModuleType("halves")
+halves.graphopt_layers = _halves
+
+
+def test_a_layer_is_not_traced_for_a_model_without_its_operators() -> None:
+    plain, neg = (
+        model(f"g (float[4] x) => (float[4] y) {{ {body} }}")
+        for body in ("y = Exp(x)", "h = Constant<value_float = -0.5>() m = Mul(x, h) y = Neg(m)")
+    )
+    FusedHalves.traced.clear()
+    result = graphopt.optimize(plain, lower="always", plugins=[halves])
+    assert FusedHalves.traced == []
+    assert result.report.not_lowered["fused-halves"] == "the model holds no Neg"
+    assert "fused-halves" not in graphopt.optimize(neg, lower="always", plugins=[halves]).report.not_lowered
+    assert FusedHalves.traced
+
+
+def test_what_layers_look_like_is_worked_out_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.layers import lower
+
+    lowered(norms())
+    monkeypatch.setattr(lower, "find", lambda *_: pytest.fail("the spellings were worked out again"))
+    assert lowered(norms()).status == "ok"

@@ -32,7 +32,7 @@ def test_its_tests_pass_at_once(with_pass: bool, with_layer: bool, tmp_path: Pat
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["Acme", "acme_x", "class", "1st", "", "../up", "graphopt"])
+@pytest.mark.parametrize("name", ["Acme", "acme_x", "class", "1st", "", "../up", "graphopt", "numpy", "json", "norms"])
 def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         new_package(name, tmp_path, with_pass=True, with_layer=False)

@@ -179,3 +179,8 @@ def test_two_importers_of_one_name_or_suffix_clash():
     other.name = "other"
     with pytest.raises(PluginError, match=r"two importers take \.toy"):
         Registry([importing(Toy(), other)]).importers()
+
+
+def test_the_patterns_of_installed_rules_are_worked_out_once_a_process() -> None:
+    first, second = ({one.name: one.traced for one in Registry().passes()} for _ in range(2))
+    assert [name for name, traced in first.items() if traced is not second[name]] == []
