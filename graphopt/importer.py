@@ -5,10 +5,11 @@ A plugin returns its importers from `graphopt_importers`. Frameworks are importe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,16 +79,17 @@ class Imported:
     files: Sequence[str | Path] | None = None
 
 
-@runtime_checkable
-class Importer(Protocol):
-    """A framework's way in. A class that is derived from it has to say name, extra and convert."""
+class Importer(ABC):
+    """A framework's way in. What is derived from it has to say name, extra and convert."""
 
     name: str
     """What --from takes: 'torch'."""
-    suffixes: tuple[str, ...] = ()
-    """Endings of files that are surely this framework's, lower case: ('.pt2',)."""
     extra: str
     """What installs the framework: 'graphopt[torch]'."""
+    suffixes: Sequence[str] = ()
+    """Endings of files that are surely this framework's, lower case: ('.pt2',)."""
+    also: Sequence[str] = ()
+    """What else it accepts, for the list of importers: ('net.py:make',)."""
     options: Mapping[str, str] = {}
     """What --import-option takes: name -> one sentence."""
 
@@ -95,12 +97,12 @@ class Importer(Protocol):
         """Whether a source without a known suffix is this framework's; looks at files, imports no framework."""
         return False
 
+    @abstractmethod
     def convert(self, request: ImportRequest) -> Imported:
-        """The source as an ONNX file inside `request.folder`.
+        """The source as an ONNX model.
 
         Raises:
             ImportError: the framework is not installed.
             ModelError: the source cannot be read, or has a layer that has no counterpart; names file and layer.
             UsageError: shapes, inputs or options do not fit.
         """
-        ...

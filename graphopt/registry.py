@@ -147,8 +147,9 @@ class Registry:
         owner: dict[str, str] = {}
         for plugin, importers in self._ask("graphopt_importers"):
             for one in importers:
-                if not isinstance(one, Importer):
-                    raise PluginError(f"{one!r} is no importer: see graphopt.importer", where=f"plugin {plugin}")
+                if not isinstance(one, Importer) or not getattr(one, "name", "") or not hasattr(one, "extra"):
+                    hint = "derive it from graphopt.importer.Importer, with a name and an extra"
+                    raise PluginError(f"{one!r} is no importer: {hint}", where=f"plugin {plugin}")
                 if one.name in found:
                     raise PluginError(f"two importers are named {one.name}: of {found[one.name][0]} and of {plugin}")
                 found[one.name] = (plugin, one)

@@ -27,6 +27,7 @@ def importer_json(one: Importer) -> dict[str, Any]:
     return {
         "name": one.name,
         "suffixes": list(one.suffixes),
+        "also": list(one.also),
         "extra": one.extra,
         "installed": all(found.values()),
         "packages": found,

@@ -41,7 +41,7 @@ def importers_table(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     for one in found:
         missing = [name for name, version in one["packages"].items() if not version]
         state = Text("yes", style="green") if one["installed"] else Text(f"no: {', '.join(missing)}", style="yellow")
-        table.add_row(one["name"], " ".join(one["suffixes"]), state, Text(one["extra"]))
+        table.add_row(one["name"], ", ".join([*one["suffixes"], *one["also"]]), state, Text(one["extra"]))
         for name, text in one["options"].items():
             options.add_row(one["name"], Text(name), Text(text))
     if not found:

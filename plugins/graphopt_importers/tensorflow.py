@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 
 import graphopt
 from graphopt.errors import ModelError, UsageError, nearest
-from graphopt.importer import Imported, ImportRequest
-from graphopt.named import are_installed
+from graphopt.importer import Imported, Importer, ImportRequest
+from graphopt.named import are_installed, import_module
 
 from .keras_recurrent import Recurrent
 from .signature import Spec, batch_named
@@ -25,11 +25,12 @@ from .traced import Function, as_spec, convert, tensorflow
 EXTRA = "graphopt[tensorflow]"
 
 
-class TensorFlow:
+class TensorFlow(Importer):
     """SavedModel folders and frozen graphs."""
 
     name = "tensorflow"
     suffixes = (".pb",)
+    also = ("a SavedModel's folder",)
     extra = EXTRA
     options: Mapping[str, str] = {
         "signature": "Which signature of a SavedModel: serving_default if not given.",
@@ -55,7 +56,7 @@ class TensorFlow:
         return convert(request, function, notes, [path])
 
 
-class Keras:
+class Keras(Importer):
     """Whole Keras models: .keras (Keras 3) and .h5."""
 
     name = "keras"
@@ -226,8 +227,12 @@ def _plain(name: str) -> str:
 
 def _load_keras(keras: Any, request: ImportRequest, path: Path) -> Any:
     for module in filter(None, request.options.get("modules", "").split(",")):
-        __import__(module.strip())
+        import_module(module.strip())
     if zipfile.is_zipfile(path):
+        if path.suffix != ".keras":
+            raise ModelError(
+                "it is a zip archive, as .keras files are", where=request.source, hint=f"rename it: {path.stem}.keras"
+            )
         config = _config(request, path)
     elif path.suffix == ".keras":
         raise ModelError("it is damaged, or no .keras file (a zip archive)", where=request.source)

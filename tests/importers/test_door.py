@@ -325,4 +325,6 @@ def test_the_list_of_importers(cli: Cli) -> None:
     found = {one["name"]: one for one in done.json["importers"]}["trial"]
     assert found["suffixes"] == [".trial"]
     assert found["installed"] is False
-    assert "the factor, instead of the file's" in cli("importers", *WITH).out
+    said = cli("importers", *WITH).out
+    assert "the factor, instead of the file's" in said
+    assert "net.py:make" in said

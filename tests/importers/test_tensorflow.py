@@ -169,7 +169,8 @@ def test_tflite_with_small_weights(net: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "steps"), [("unet", 4), ("deeplab", 4), ("ssd", 2), ("transformer", 2), ("temporal", 3)]
+    ("net", "steps"),
+    [("unet", 4), ("deeplab", 4), ("ssd", 2), ("transformer", 2), ("temporal", 3), ("mobilenet_v2", 12)],
 )
 def test_tflite_in_int8(net: str, steps: int) -> None:
     """Off by few steps of the output, as TensorFlow Lite's own kernels are from each other."""
@@ -241,6 +242,9 @@ def test_files_that_are_not_whole() -> None:
         model.save(name)
         Path(name).write_bytes(Path(name).read_bytes()[:-2000])
         assert "damaged" in refused("check", name) or "cannot load" in refused("check", name)
+    model.save("zip.keras")
+    Path("zip.keras").rename("zip.h5")
+    assert "rename it: zip.keras" in refused("check", "zip.h5")
     tf_nets.saved(tf_nets.Recurrent, "saved")
     for piece in Path("saved/variables").iterdir():
         piece.unlink()

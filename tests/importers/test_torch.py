@@ -114,6 +114,42 @@ def test_from_the_framework_s_own_file_to_an_engine(cli: Cli, what: str, tempora
     assert not [name for name in files(temporary) if "graphopt" in name]
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "note"),
+    [
+        ("causal", [], "use_cache is off"),
+        (
+            "translator",
+            [
+                *("--min-shapes", "input_ids=1x4,decoder_input_ids=1x1"),
+                *("--shapes", "input_ids=2x12,decoder_input_ids=2x5"),
+                *("--max-shapes", "input_ids=4x32,decoder_input_ids=4x16"),
+            ],
+            "use_cache is off",
+        ),
+        ("detector", [], "batched_nms"),
+    ],
+)  # fmt: skip
+def test_what_libraries_return_and_decide_is_gone_around(cli: Cli, name: str, words: list[str], note: str) -> None:
+    """Caches are no tensors; a detector goes on by the number of its boxes."""
+    import tests.importers.torch_nets  # noqa: F401  (it loads torchvision's operators, if they load)
+
+    if name == "detector" and not torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CPU"):
+        pytest.skip("torchvision's own operators do not load beside this torch")
+    found = report(cli("optimize", f"{NETS}:{name}", *words, "--build", "--engine", "out.engine", "--json"))
+    assert any(note in one for one in found["notes"])
+    assert not any("is empty" in one for one in found["notes"])
+    assert all(one["relative_l2"] < LIMIT for one in found["compared"])
+    assert Path("out.engine").stat().st_size > 1000
+
+
+def test_an_object_that_no_graph_returns_is_named(cli: Cli) -> None:
+    done = cli("convert", f"{NETS}:Cached", "--shapes", "x=1x3", "--import-option", "exporter=dynamo")
+    assert done.code == 1
+    assert "it returns an object of class DynamicCache" in done.err
+    assert "a module whose forward returns its tensors" in done.err
+
+
 def _named(path: str, arrays: list[Any]) -> dict[str, Any]:
     ports = onnx.load(path, load_external_data=False).graph.input
     return {port.name: array for port, array in zip(ports, arrays, strict=True)}

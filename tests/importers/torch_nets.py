@@ -46,6 +46,54 @@ def _lively(net: nn.Module) -> nn.Module:
     return net
 
 
+def detector() -> tuple[nn.Module, list[torch.Tensor]]:
+    """A network that ends in suppression, with statistics of its own activations and scores that differ."""
+    import torchvision
+
+    torch.manual_seed(0)
+    net = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=5, topk_candidates=40, detections_per_img=20
+    )
+    norms = [one for one in net.modules() if isinstance(one, nn.BatchNorm2d)]
+    for one in norms:
+        one.reset_running_stats()
+        one.momentum = None
+        one.train()
+    with torch.no_grad():
+        net.backbone(torch.randn(2, 3, 320, 320))
+        for one in net.head.modules():
+            if isinstance(one, nn.BatchNorm2d):
+                one.running_var.fill_(0.05)
+            elif isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1):
+                nn.init.normal_(one.weight, 0, 0.15)
+    return net.eval(), [[torch.rand(3, 320, 320)]]
+
+
+def causal() -> tuple[nn.Module, torch.Tensor]:
+    """A language model that returns a cache, too."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=500, n_embd=64, n_layer=2, n_head=4)), torch.arange(12).reshape(1, 12)
+
+
+def translator() -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+    return T5ForConditionalGeneration(T5Config(vocab_size=500, decoder_start_token_id=0, **sizes))
+
+
+class Cached(nn.Module):
+    """Returns what no graph has."""
+
+    def forward(self, x: torch.Tensor) -> object:
+        from transformers import DynamicCache
+
+        return x, DynamicCache()
+
+
 class Recurrent(nn.Module):
     """Keywords, a default, a dictionary out, and an output that is None."""
 

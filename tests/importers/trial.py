@@ -13,13 +13,13 @@ import onnx
 
 import graphopt
 from graphopt.errors import ModelError, UsageError
-from graphopt.importer import Imported
+from graphopt.importer import Imported, Importer
 from graphopt.testing import model
 
 _N = "g (float[N,3] x) => (float[N,3] y) { y = Mul(x, w) }"
 
 
-class Trial:
+class Trial(Importer):
     name = "trial"
     suffixes = (".trial",)
     extra = "graphopt[trial]"

@@ -10,6 +10,7 @@ import pytest
 
 import graphopt
 from graphopt.errors import PluginError, UsageError
+from graphopt.importer import Importer
 from graphopt.registry import Registry
 from graphopt.rewrite.schedule import schedule
 
@@ -141,11 +142,8 @@ def test_pipelines_select_passes_or_stages(tmp_path):
         registry.select("wrong")
 
 
-class Toy:
-    name, suffixes, extra, options = "toy", (".toy",), "acme[toy]", {}
-
-    def accepts(self, source: str) -> bool:
-        return False
+class Toy(Importer):
+    name, extra, suffixes = "toy", "acme[toy]", (".toy",)
 
     def convert(self, request):
         raise AssertionError("never asked here")
@@ -162,9 +160,16 @@ def test_importers_are_found_by_name():
     assert Registry([importing(Toy())]).importers()["toy"].extra == "acme[toy]"
 
 
-def test_an_importer_without_the_methods_is_named():
-    with pytest.raises(PluginError, match=r"no importer"):
-        Registry([importing(object())]).importers()
+def test_an_importer_without_the_names_is_named():
+    class Nameless(Importer):
+        extra = ""
+
+        def convert(self, request):
+            raise AssertionError("never asked here")
+
+    for wrong in (object(), Nameless()):
+        with pytest.raises(PluginError, match=r"is no importer: derive it"):
+            Registry([importing(wrong)]).importers()
 
 
 def test_two_importers_of_one_name_or_suffix_clash():

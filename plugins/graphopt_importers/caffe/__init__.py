@@ -12,7 +12,7 @@ from graphopt.importer import Imported, Importer, ImportRequest
 _STARTS = re.compile(rb"\s*(#[^\n]*\n\s*)*(name\s*:\s*[\"']|input\s*:\s*[\"']|layers?\s*\{|force_backward\s*:)")
 
 
-class Caffe:
+class Caffe(Importer):
     """Reads Caffe's files itself: Caffe need not be installed. Where it is, it is what numbers are compared with."""
 
     name = "caffe"

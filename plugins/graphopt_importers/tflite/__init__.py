@@ -8,12 +8,12 @@ from typing import Any
 
 import graphopt
 from graphopt.errors import ModelError, UsageError, nearest
-from graphopt.importer import Imported, ImportRequest
+from graphopt.importer import Imported, Importer, ImportRequest
 
 OPSET = 18
 
 
-class TFLite:
+class TFLite(Importer):
     """.tflite files; quantized tensors become pairs of QuantizeLinear and DequantizeLinear."""
 
     name = "tflite"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import graphopt
-from graphopt.importer import Imported, ImportRequest
+from graphopt.importer import Imported, Importer, ImportRequest
 
 from .places import is_torch_source
 
@@ -18,11 +18,12 @@ OPTIONS = {
 }
 
 
-class Torch:
+class Torch(Importer):
     """PyTorch's way in."""
 
     name = "torch"
     suffixes = (".pt2", ".pt", ".pth", ".torchscript")
+    also = ("net.py:make", "package.nets:make")
     extra = "graphopt[torch]"
     options = OPTIONS
 
