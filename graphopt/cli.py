@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,11 +54,12 @@ from .build_command import add_to as add_build
 from .check_command import add_check
 from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, options_from, print_json, progress, stdout
 from .engine_commands import add_to as add_engine_commands
-from .errors import GraphoptError, UsageError
+from .errors import UsageError
 from .import_command import add_to as add_import_commands
 from .import_words import onnx_of, takes_import
 from .inspect_commands import add_to as add_inspect_commands
 from .layer_commands import add_to
+from .one_command import needed
 from .outcome import tell
 from .precision_words import add_precision_to, request_of, takes_precision
 from .project import find as find_project
@@ -362,28 +361,11 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _needed(words: list[str]) -> typer.Typer:
-    """The program with the called command alone, where no configuration file has to be held against all of them.
-
-    Making all commands ready is a third of the time in which a short one runs.
-    """
-    names = {
-        one.name or one.callback.__name__.replace("_", "-"): one for one in app.registered_commands if one.callback
-    }
-    called = names.get(words[0]) if words else None
-    try:
-        if called is None or os.environ.get("GRAPHOPT_CONFIG") or find_project(Path.cwd()) is not None:
-            return app
-    except (GraphoptError, OSError):
-        return app
-    small = copy.copy(app)
-    small.registered_commands, small.registered_groups = [called], []
-    return small
-
-
 def _run(words: list[str]) -> int:
     try:
-        found: Any = _needed(words)(args=words or ["--help"], prog_name="graphopt", standalone_mode=False, obj=words)
+        found: Any = needed(app, words)(
+            args=words or ["--help"], prog_name="graphopt", standalone_mode=False, obj=words
+        )
     except typer.Exit:
         raise
     except Exception as error:
