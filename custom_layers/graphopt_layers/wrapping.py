@@ -36,48 +36,41 @@ __device__ __forceinline__ uint4 unaligned(const char* at) {
                       __funnelshift_r(w[2], w[3], bits), __funnelshift_r(w[3], w[4], bits));
 }
 
-// Axes (a0, a1, a2, columns): n are the input's sizes, m the output's, p what is before. A thread writes WIDTH
-// elements, aligned, of the output as one row of `size`; WIDTH <= m3. INDEX holds the output's size.
-template <class T, int WIDTH, int MODE, class INDEX>
-__global__ void pad(const T* x, T* y, i64 size, int n0, int n1, int n2, int n3, int m1, int m2, int m3,
-                    int p0, int p1, int p2, int p3) {
-    const T* const end = x + i64(n0) * n1 * n2 * n3;
-    const auto row_of = [&](INDEX row) {
-        const INDEX plane = row / INDEX(m2), volume = plane / INDEX(m1);
-        const int i2 = source<MODE>(int(row - plane * INDEX(m2)) - p2, n2);
-        const int i1 = source<MODE>(int(plane - volume * INDEX(m1)) - p1, n1);
-        const int i0 = source<MODE>(int(volume) - p0, n0);
-        return x + ((i64(i0) * n1 + i1) * n2 + i2) * n3;
-    };
-    for (i64 at = thread() * WIDTH; at < size; at += threads() * WIDTH) {
-        const INDEX row = INDEX(at) / INDEX(m3);
-        const int column = int(INDEX(at) - row * INDEX(m3)), shifted = column - p3;
-        const T* from = row_of(row);
-        if constexpr (WIDTH > 1) {
-            const char* first = reinterpret_cast<const char*>(from + shifted);
-            const bool within = shifted >= 0 && shifted + WIDTH <= n3;
-            const unsigned off = reinterpret_cast<unsigned long long>(first) & 15;
-            if (within && first - off >= reinterpret_cast<const char*>(x) &&
-                first - off + (off ? 32 : 16) <= reinterpret_cast<const char*>(end)) {
-                const uint4 v = unaligned(first);
-                *reinterpret_cast<uint4*>(y + at) = v;
-                continue;
+// Axes (a0, a1, a2, columns): n are the input's sizes, m the output's, p what is before. blockDim.x threads write a row:
+// vectors of WIDTH from its first aligned place on, then what is left at both its ends.
+template <class T, int WIDTH, int MODE>
+__global__ void pad(const T* x, T* y, int n0, int n1, int n2, int n3, int m0, int m1, int m2, int m3, int p0, int p1,
+                    int p2, int p3) {
+    const char* const begin = reinterpret_cast<const char*>(x);
+    const char* const end = reinterpret_cast<const char*>(x + i64(n0) * n1 * n2 * n3);
+    const int r2 = blockIdx.x * blockDim.y + threadIdx.y;
+    if (r2 >= m2) return;
+    const int i2 = source<MODE>(r2 - p2, n2);
+    for (int r0 = blockIdx.z; r0 < m0; r0 += gridDim.z) {
+        for (int r1 = blockIdx.y; r1 < m1; r1 += gridDim.y) {
+            const i64 plane = i64(source<MODE>(r0 - p0, n0)) * n1 + source<MODE>(r1 - p1, n1);
+            const T* from = x + (plane * n2 + i2) * n3;
+            T* to = y + ((i64(r0) * m1 + r1) * m2 + r2) * m3;
+            const int head = min(m3, int((-reinterpret_cast<unsigned long long>(to) & 15) / sizeof(T)));
+            const int body = (m3 - head) / WIDTH;
+            for (int v = threadIdx.x; v < body; v += blockDim.x) {
+                const int at = head + v * WIDTH, shifted = at - p3;
+                const char* first = reinterpret_cast<const char*>(from + shifted);
+                const unsigned off = reinterpret_cast<unsigned long long>(first) & 15;
+                if (shifted >= 0 && shifted + WIDTH <= n3 && first - off >= begin &&
+                    first - off + (off ? 32 : 16) <= end) {
+                    *reinterpret_cast<uint4*>(to + at) = unaligned(first);
+                } else {
+                    Vector<T, WIDTH> w;
+#pragma unroll
+                    for (int k = 0; k < WIDTH; k++) w[k] = from[source<MODE>(shifted + k, n3)];
+                    store<WIDTH>(to + at, w);
+                }
             }
-        }
-        const T* next = column + WIDTH > m3 && at + WIDTH <= size ? row_of(row + 1) : from;
-        Vector<T, WIDTH> v;
-#pragma unroll
-        for (int k = 0; k < WIDTH; k++) {
-            const int here = column + k;
-            if (at + k < size)
-                v[k] = here < m3 ? from[source<MODE>(here - p3, n3)] : next[source<MODE>(here - m3 - p3, n3)];
-        }
-        if (at + WIDTH <= size) {
-            store<WIDTH>(y + at, v);
-        } else {
-#pragma unroll
-            for (int k = 0; k < WIDTH; k++)
-                if (at + k < size) y[at + k] = v[k];
+            for (int k = threadIdx.x; k < m3 - body * WIDTH; k += blockDim.x) {
+                const int at = k < head ? k : k + body * WIDTH;
+                to[at] = from[source<MODE>(at - p3, n3)];
+            }
         }
     }
 }
@@ -86,6 +79,10 @@ __global__ void pad(const T* x, T* y, i64 size, int n0, int n1, int n2, int n3, 
 )
 MODES = {"wrap": 0, "reflect": 1, "edge": 2}
 THREADS = 256
+SHARES = (256, 128, 64, 32, 16, 8)
+"""Of a block's threads, that write one row: the number that leaves the fewest idle."""
+MOST = 65535
+"""Blocks along the second and third axis of a grid."""
 
 
 class FusedPadRepeat(graphopt.Layer):
@@ -127,13 +124,14 @@ class FusedPadRepeat(graphopt.Layer):
         return graphopt.tensor(x.dtype, [size + before + after for size, before, after in ends])
 
     def enqueue(self, x: Any, y: Any) -> None:
+        if y.size == 0:
+            return
         width = VECTOR_BYTES // x.itemsize
-        if y.data.ptr % VECTOR_BYTES or width > y.shape[3]:
-            width = 1
-        index = "unsigned" if y.size < 1 << 31 else "unsigned long long"
-        arguments = (x, y, y.size, *x.shape, *y.shape[1:], *self.pads[:4])
-        grid = min(blocks(y.size, THREADS * width), 1 << 20)
-        PAD[x.dtype, width, MODES[self.mode], index]((grid,), (THREADS,), arguments)
+        vectors = max(1, y.shape[3] // width)
+        along = max(SHARES, key=lambda share: (round(vectors / (blocks(vectors, share) * share), 2), share))
+        grid = (blocks(y.shape[2], THREADS // along), min(y.shape[1], MOST), min(y.shape[0], MOST))
+        arguments = (x, y, *x.shape, *y.shape, *self.pads[:4])
+        PAD[x.dtype, width, MODES[self.mode]](grid, (along, THREADS // along), arguments)
 
 
 @graphopt.hookimpl

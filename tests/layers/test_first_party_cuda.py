@@ -63,8 +63,8 @@ def bits():
 
 
 def pad():
-    for (kind, width), mode, index in product(ALL.items(), range(3), INDICES):
-        yield from (f"pad<{kind}, {wide}, {mode}, {index}>" for wide in (1, width))
+    for (kind, width), mode in product(ALL.items(), range(3)):
+        yield f"pad<{kind}, {width}, {mode}>"
 
 
 def accumulators():
