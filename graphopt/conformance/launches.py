@@ -96,7 +96,7 @@ class Enqueued:
 def enqueue(
     case: Case, tactic: int = 0, shift: int = 0, poison: int = 0, allocate: Callable[..., HostArray] = host_array
 ) -> Enqueued:
-    """Call `enqueue` on host arrays that hold the case's values, all others bytes of `poison`. Raises what it raises."""
+    """Call `enqueue` on host arrays that hold the case's values, and others bytes of `poison`. Raises what it raises."""
     layer, values = case.layer, case.arrays()
     inputs = {}
     for name in case.present:
