@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from .cli import main as run
     except KeyboardInterrupt:
-        print("error: interrupted; nothing was left half-written", file=sys.stderr)
+        sys.stderr.write("error: interrupted; nothing was left half-written\n")
         sys.exit(130)
     run()
 

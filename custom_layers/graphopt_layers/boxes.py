@@ -41,7 +41,7 @@ __global__ void suppress(const float* boxes, const float* scores, int* picked, i
     const float* score = scores + i64(pair) * n;
     const float* box = boxes + i64(image) * n * 4;
     unsigned char* dropped = gone + i64(pair) * n;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) 
+    for (int i = threadIdx.x; i < n; i += blockDim.x)
         dropped[i] = filter ? !(score[i] > least) : score[i] != score[i];
     __syncthreads();
     int number = 0;
@@ -80,6 +80,10 @@ template <class I>
 __global__ void gather(const int* picked, const int* counts, I* y, int* size, int pairs, int classes, int most) {
     __shared__ int before;
     const int pair = blockIdx.x;
+    if (pair >= pairs) {  // no images or no classes: the size is written all the same
+        if (threadIdx.x == 0) *size = 0;
+        return;
+    }
     if (threadIdx.x == 0) before = 0;
     __syncthreads();
     int sum = 0;
@@ -124,6 +128,8 @@ class FusedNonMaxSuppression(graphopt.Layer):
         {"boxes": (1, 1000, 4), "scores": (1, 4, 1000), "most": 100, "iou": 0.3, "least": 0.2},
         {"boxes": (2, 40, 4), "scores": (2, 2, 40), "center_point_box": 1},
         {"boxes": (1, 60, 4), "scores": (1, 1, 60), "most": (1 << 63) - 1},
+        {"boxes": (0, 6, 4), "scores": (0, 2, 6)},
+        {"boxes": (2, 0, 4), "scores": (2, 2, 0)},
     )
 
     def body(self, op: Any, boxes: Any, scores: Any) -> Any:
@@ -156,7 +162,7 @@ class FusedNonMaxSuppression(graphopt.Layer):
             bool(self.filter),
         )  # fmt: skip
         SUPPRESS[bool(self.center_point_box)]((pairs,), (THREADS,), arguments)
-        GATHER["int64"]((pairs,), (THREADS,), (picked, counts, y, number, pairs, classes, most))
+        GATHER["int64"]((max(pairs, 1),), (THREADS,), (picked, counts, y, number, pairs, classes, most))
 
     def sample(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         """Boxes on whole numbers, whose overlaps are exact; distinct scores."""

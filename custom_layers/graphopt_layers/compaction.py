@@ -133,6 +133,11 @@ PLACES = graphopt.Kernel(COMPACT, "places")
 KEPT = graphopt.Kernel(COMPACT, "kept")
 
 
+def _known(shape: Sequence[Any]) -> float:
+    """The product of the sizes that are known."""
+    return float(np.prod([size for size in shape if isinstance(size, int)], dtype=float))
+
+
 class FusedNonZero(graphopt.Layer):
     """y[:, i] = the coordinates of the i-th element of x that is not zero, in row-major order.
 
@@ -148,7 +153,9 @@ class FusedNonZero(graphopt.Layer):
         return op.NonZero(x)
 
     def check(self, x: Any) -> str | None:
-        return None if 1 <= x.rank <= 8 else "it has no axes, or more than 8"
+        if not 1 <= x.rank <= 8:
+            return "it has no axes, or more than 8"
+        return None if _known(x.shape) < 1 << 31 else "x has 2^31 elements or more"
 
     def infer(self, x: Any) -> Any:
         return graphopt.tensor("int64", (x.rank, graphopt.Size(x.size, x.size // 2)))
@@ -219,7 +226,7 @@ class FusedCompress(graphopt.Layer):
         n = x.size if self.flat else x.shape[self.axis]
         if not isinstance(n, int) or n != keep.shape[0]:
             return "the condition is not proved to be as long as the axis"
-        return None
+        return None if n < 1 << 31 else "the axis is 2^31 long or more"
 
     def infer(self, x: Any, keep: Any) -> Any:
         number = graphopt.Size(keep.shape[0], keep.shape[0])

@@ -96,7 +96,7 @@ class Enqueued:
 def enqueue(
     case: Case, tactic: int = 0, shift: int = 0, poison: int = 0, allocate: Callable[..., HostArray] = host_array
 ) -> Enqueued:
-    """Call `enqueue` on host arrays that hold the case's values, all others bytes of `poison`. Raises what it raises."""
+    """Call `enqueue` on host arrays of the case's values, all others bytes of `poison`. Raises what it raises."""
     layer, values = case.layer, case.arrays()
     inputs = {}
     for name in case.present:
@@ -107,7 +107,8 @@ def enqueue(
     outputs = [allocate(shape, kind, shift) for kind, shape in kinds]
     extra: dict[str, Any] = {}
     scratch = int(layer.workspace(*case.tensors(), *made)) if "workspace" in layer.named else 0
-    workspace: HostArray = allocate((-(-scratch // 256) * 256,), np.uint8)[:scratch]  # as TensorRT aligns it
+    room = allocate((-(-scratch // 256) * 256,), np.uint8)  # TensorRT aligns it
+    workspace = room[:scratch].view(HostArray)
     for one in (*outputs, workspace):
         one.reshape(-1).view(np.uint8)[...] = poison
     if "workspace" in layer.named:

@@ -30,12 +30,14 @@ def wrong(layer: type[Layer], every: list[Case], folder: Path) -> list[str]:
     return [told for case in every for tactic in case.layer.tactics() or [0] for told in machine.wrong(case, tactic)]
 
 
-@pytest.mark.parametrize("layer", [FusedRootNorm, FusedRootMean])
+@pytest.mark.parametrize("layer", [FusedRootMean, pytest.param(FusedRootNorm, marks=pytest.mark.full)])
 def test_a_right_kernel_is_right(layer: type[Layer], tmp_path: Path) -> None:
     assert not wrong(layer, small(layer, 4096), tmp_path)
 
 
-@pytest.mark.parametrize("fault", FOUND)
+@pytest.mark.parametrize(
+    "fault", [one if one in ("beyond", "races") else pytest.param(one, marks=pytest.mark.full) for one in FOUND]
+)
 def test_a_planted_fault_is_found(fault: str, tmp_path: Path) -> None:
     layer, _ = FAULTS[fault]
     most = 1 << 17 if fault == "narrow" else 4096

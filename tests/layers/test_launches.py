@@ -11,9 +11,11 @@ import graphopt
 from graphopt.conformance import launches
 from graphopt.conformance.cases import cases
 from graphopt.conformance.check import check_layer
+from graphopt.registry import Registry
 
 from .third_party import FusedRootNorm
 
+LAYERS = [layer for _, layer in Registry().layers() if layer.__module__.startswith("graphopt_layers.")]
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc to compile with")
 SOURCE = """
 #include <graphopt.cuh>
@@ -106,3 +108,12 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = check_layer(FusedScaled, gpu=False, quick=True)
     assert outcome.ok
     assert "was not compiled" in outcome.remarks[0]
+
+
+@needs_nvcc
+@pytest.mark.full
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
+def test_first_party_kernels_compile_for_what_they_are_launched_with(layer: type[graphopt.Layer]) -> None:
+    every = [one for case in cases(layer(), quick=True) for one in launches.enqueue(case).launches]
+    assert every
+    assert [told for _, told in launches.compiled(every) if told] == []

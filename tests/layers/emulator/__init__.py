@@ -27,10 +27,8 @@ from graphopt.layers.kernel import HEADERS, Kernel, Launch
 from graphopt.layers.specification import sizes_of
 
 HERE = Path(__file__).parent
-PLACES = [Path(shutil.which("nvcc") or "/nvcc").resolve().parents[1:2], [Path("/usr/local/cuda")]]
-INCLUDE = next(
-    (place / "include" for place in sum(map(list, PLACES), []) if (place / "include/cuda_fp16.h").exists()), None
-)
+PLACES = (Path(shutil.which("nvcc") or "/").resolve().parent.parent, Path("/usr/local/cuda"))
+INCLUDE = next((place / "include" for place in PLACES if (place / "include" / "cuda_fp16.h").exists()), None)
 USABLE = bool(shutil.which("g++")) and INCLUDE is not None
 PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -72,7 +70,8 @@ def library(kernel: Kernel, expressions: set[str], folder: Path) -> tuple[Any, d
     text = f'#include "emulator.h"\n{source}\n'
     for one, name in names.items():
         text += (
-            f'extern "C" __attribute__((visibility("default"))) const char* {name}(const unsigned* shape, void** a, int order) '
+            f'extern "C" __attribute__((visibility("default"))) '
+            f"const char* {name}(const unsigned* shape, void** a, int order) "
             f"{{ return emu::run(&{one}, shape, a, order); }}\n"
         )
     stem = hashlib.sha256((text + (HERE / "emulator.h").read_text()).encode()).hexdigest()[:16]
