@@ -241,7 +241,7 @@ def test_an_engine_of_a_network_with_a_layer(cli: Cli) -> None:
 
 
 ERRORS = {
-    "Branch --shapes x=Nx3": (1, "line 83: if x.sum() > 0:", "torch.where or torch.cond"),
+    "Branch --shapes x=Nx3": (1, "torch_nets.py, line 131: if x.sum() > 0:", "torch.where or torch.cond"),
     "Unsupported --shapes x=Nx3": (1, "operator aten::special_i1 has no counterpart in ONNX, at ", "torch_op"),
     "Gains --shapes x=Nx8": (
         1,
