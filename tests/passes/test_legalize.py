@@ -303,6 +303,17 @@ def test_long_integer_convolutions_are_taken_in_parts():
     assert [node.op_type for node in result.graph.node].count("Conv") == 3
 
 
+def test_integers_stay_where_an_operator_of_onnxruntime_keeps_the_model_from_an_engine():
+    text = """g (float[2,3] x) => (float[2,3] y) {
+        q, s, z = DynamicQuantizeLinear(x)
+        d = DequantizeLinear(q, s, z)
+        y = com.microsoft.DynamicQuantizeLSTM(d)
+    }"""
+    assert_unchanged(quantized.spell_quantized, model(text, **{"com.microsoft": 1}))
+    _, fired = apply(model(text.replace("com.microsoft.DynamicQuantizeLSTM", "Relu")), quantized.spell_quantized)
+    assert fired["spell-quantized"] == 2
+
+
 def test_a_sum_of_dynamic_length_stays():
     assert_unchanged(
         quantized.spell_quantized, "g (uint8[3,K] x, uint8[K,5] w) => (int32[3,5] y) { y = MatMulInteger(x, w) }"

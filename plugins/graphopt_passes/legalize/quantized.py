@@ -19,6 +19,7 @@ import graphopt
 from graphopt.config import Target
 from graphopt.ir import dtypes, shapes
 from graphopt.rewrite.build import Skip
+from graphopt.rewrite.spelling import is_standard
 from graphopt.rewrite.value import Value
 from graphopt.rewrite.worklist import Model
 
@@ -282,6 +283,9 @@ def dynamic_quantize(site: Site) -> list[Any]:
     return [packed[0], scale, packed[1]]
 
 
+_CONTRIBUTED = ("DynamicQuantizeLSTM", "QAttention", "QEmbedLayerNormalization")
+"""onnxruntime's own operators that quantize as they compute: no library takes them, and no exact arithmetic is short."""
+
 HANDLERS = {
     "DynamicQuantizeLinear": dynamic_quantize,
     "QuantizeLinear": quantize,
@@ -293,6 +297,17 @@ HANDLERS = {
 }
 
 
+def _obstacle(model: Model) -> gs.Node | None:
+    """A node that no engine runs, whatever becomes of the others."""
+    if not model.editor.census.has_any(_CONTRIBUTED):
+        return None
+    bodies = {(function.name, function.domain) for function in model.graph.functions}
+    for node in model.editor.nodes():
+        if node.op in _CONTRIBUTED and node.domain == "com.microsoft" and (node.op, node.domain) not in bodies:
+            return node
+    return None
+
+
 @graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def spell_quantized(graph: gs.Graph, target: Target, model: Model) -> int:
     """Quantized integer operators = float32 arithmetic on whole numbers, where TensorRT does not take them.
@@ -300,8 +315,15 @@ def spell_quantized(graph: gs.Graph, target: Target, model: Model) -> int:
     A sum that may exceed 2**24, beyond which float32 does not hold every whole number, is taken in parts, which are
     added in int32.
 
+    Not in a model with an operator of onnxruntime's own that no engine runs: the integers are faster where it does run.
+
     Accuracy: exact, on TF32 too; QuantizeLinear divides in float32, as onnxruntime does.
     """
+    if obstacle := _obstacle(model):
+        for node in model.editor.nodes():
+            if node.op in HANDLERS and is_standard(node):
+                model.left[node.name] = f"spell-quantized: node {obstacle.name!r} ({obstacle.op}) keeps all from an engine"
+        return 0
     return rewrite(model, target, HANDLERS, "spell-quantized")
 
 
