@@ -210,6 +210,59 @@ def test_quantize_with_a_zero_point_clips_and_rounds_to_even(kind):
     assert not {"QuantizeLinear", "DequantizeLinear"} & operators(result)
 
 
+@pytest.mark.parametrize(
+    ("kind", "other", "count"), [("uint8", "uint8", 6), ("int8", "int8", 6), ("uint16", "uint16", 6)]
+)
+def test_a_pair_is_rounded_and_clipped_without_integers(kind, other, count):
+    """(clip(round(x / s) + z, a, b) - z) * s = clip(round(x / s), a - z, b - z) * s."""
+    x = np.array([np.nan, np.inf, -np.inf, -1e9, -3, -0.75, 0.25, 0.75, 1.25, 70, 1e9, 3e38], np.float32)
+    source = model(
+        "g (float[12] x) => (float[12] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, w) }",
+        weights={"s": np.float32(0.5), "t": np.float32(0.25), "z": np.array(7, kind), "w": np.array(7, other)},
+        opset=21,
+    )
+    result, _ = apply(source, quantized.spell_quantized)
+    assert operators(result) == {"Div", "Round", "Greater", "Where", "Min", "Mul"}
+    assert len(result.graph.node) == count
+    run = [onnxruntime.InferenceSession(one.SerializeToString()).run(None, {"x": x})[0] for one in (source, result)]
+    np.testing.assert_array_equal(run[0], run[1])
+
+
+def test_a_pair_of_two_zero_points_subtracts_the_second():
+    x = np.linspace(-200, 200, 101, dtype=np.float32)
+    source = model(
+        "g (float[101] x) => (float[101] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, w) }",
+        weights={"s": np.float32(0.5), "z": np.uint8(7), "w": np.uint8(200)},
+        opset=21,
+    )
+    expected, actual, result = both(source, quantized.spell_quantized, {"x": x})
+    np.testing.assert_array_equal(expected[0], actual[0])
+    assert {"Add", "Sub"} <= operators(result)
+
+
+def test_a_cast_that_cuts_off_a_fraction_is_no_rounding():
+    """The integers come from a Cast of what has fractions, so that the float32 before it is another number."""
+    x = np.array([0.5, 1.75, 3.25, 200.9], np.float32)
+    source = model(
+        "g (float[4] x) => (float[4] y) { q = Cast <to = 2> (x) y = DequantizeLinear(q, s, z) }",
+        weights={"s": np.float32(0.5), "z": np.uint8(7)},
+        opset=21,
+    )
+    expected, actual, _ = both(source, quantized.spell_quantized, {"x": x})
+    np.testing.assert_array_equal(expected[0], actual[0])
+
+
+def test_a_product_of_dynamically_quantized_values_has_no_casts_before_it():
+    x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    source = model(
+        "g (float[3,16] x) => (int32[3,5] y) { q, s, z = DynamicQuantizeLinear(x) y = MatMulInteger(q, w, z, b) }",
+        weights={"w": np.arange(80, dtype=np.int8).reshape(16, 5), "b": np.int8(-3)},
+    )
+    expected, actual, result = both(source, quantized.spell_quantized, {"x": x})
+    np.testing.assert_array_equal(expected[0], actual[0])
+    assert [node.op_type for node in result.graph.node].count("Cast") == 2  # of the weight, which folds, and of the sum
+
+
 def test_symmetric_int8_is_taken_as_it_is():
     assert_unchanged(
         quantized.spell_quantized,
@@ -301,6 +354,17 @@ def test_long_integer_convolutions_are_taken_in_parts():
         run[name] = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
     np.testing.assert_array_equal(run["source"], run["result"])
     assert [node.op_type for node in result.graph.node].count("Conv") == 3
+
+
+def test_integers_stay_where_an_operator_of_onnxruntime_keeps_the_model_from_an_engine():
+    text = """g (float[2,3] x) => (float[2,3] y) {
+        q, s, z = DynamicQuantizeLinear(x)
+        d = DequantizeLinear(q, s, z)
+        y = com.microsoft.DynamicQuantizeLSTM(d)
+    }"""
+    assert_unchanged(quantized.spell_quantized, model(text, **{"com.microsoft": 1}))
+    _, fired = apply(model(text.replace("com.microsoft.DynamicQuantizeLSTM", "Relu")), quantized.spell_quantized)
+    assert fired["spell-quantized"] == 2
 
 
 def test_a_sum_of_dynamic_length_stays():
