@@ -12,11 +12,14 @@ from .console import SCHEMA_VERSION, failures, print_json, progress, stdout
 from .import_words import onnx_of, takes_import
 
 Strict = Annotated[bool, typer.Option("--strict", metavar="", help="Exit with 1 if there is a finding.")]
+All = Annotated[bool, typer.Option("--all", metavar="", help="Name every node, not the first three of each finding.")]
 Version = Annotated[
     str,
     typer.Option("--target-version", metavar="X.Y", help="Judge for this version of the backend. Default: installed."),
 ]
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="A precision plan.", show_default=False)]
+
+_SHOWN = 3
 
 
 @takes_import
@@ -28,6 +31,7 @@ def lint_precision(
     backend: BackendName = "tensorrt_rtx",
     target_version: Version = "",
     strict: Strict = False,
+    show_all: All = False,
     as_json: Json = False,
     imported: Any = None,
 ) -> None:
@@ -53,7 +57,7 @@ def lint_precision(
             listed = [one.to_json() for one in found]
             print_json({"schema_version": SCHEMA_VERSION, "findings": listed, "rules": counted(found)})
         else:
-            stdout().print(_table(found, model))
+            stdout().print(_table(found, model, None if show_all else _SHOWN))
         if strict and found:
             raise typer.Exit(1)
 
@@ -73,17 +77,26 @@ def diff_plans(before: PlanFile, after: PlanFile, as_json: Json = False) -> None
             stdout().print(_differences(found))
 
 
-def _table(found: list[Any], model: str) -> Any:
+def _table(found: list[Any], model: str, nodes_shown: int | None) -> Any:
+    """A row for what is wrong for the same reason, with the first nodes; None shows all."""
     from rich.text import Text
 
     from .report.text import plain_table
 
     if not found:
         return Text(f"{model}: nothing to say about its casts and quantization.", style="green")
-    table = plain_table("rule", "node", "reason", "fix", stretch="reason")
+    table = plain_table("rule", "count", "nodes", "reason", "fix", stretch="nodes", right=("count",))
+    table.columns[0].no_wrap = True
+    alike: dict[tuple[str, ...], list[str]] = {}
     for one in found:
-        style = {"build": "red", "accuracy": "yellow", "speed": "cyan"}[one.kind]
-        table.add_row(Text(one.rule, style=style), f"{one.node} ({one.op})", one.reason, Text(one.fix, style="dim"))
+        alike.setdefault((one.kind, one.rule, one.reason, one.fix), []).append(f"{one.node} ({one.op})")
+    for (kind, rule, reason, fix), nodes in alike.items():
+        style = {"build": "red", "accuracy": "yellow", "speed": "cyan"}[kind]
+        shown = nodes if nodes_shown is None else nodes[:nodes_shown]
+        rest = [f"and {len(nodes) - len(shown)} more: --all"] if len(nodes) > len(shown) else []
+        table.add_row(
+            Text(rule, style=style), str(len(nodes)), "\n".join([*shown, *rest]), reason, Text(fix, style="dim")
+        )
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import UsageError
 from graphopt.numerics.difference import Array
-from graphopt.numerics.execute import Runner
+from graphopt.numerics.execute import ChildDied, ExecutionError, Runner
 
 from .observe import Feeds, observe
 from .plan import LARGEST
@@ -68,7 +68,7 @@ def calibrate(
     def told(what: str) -> Callable[[int, int], None]:
         return lambda done, total: tell(f"calibrate: {what}", done, total)
 
-    for sample, values in observe(graph, tensors, samples, runner, progress=told("ranges")):
+    for sample, values in _observed(graph, tensors, samples, runner, told("ranges")):
         for name, value in values.items():
             peak = float(np.abs(value).max(initial=0.0))
             if not np.isfinite(peak):
@@ -84,6 +84,36 @@ def calibrate(
                 histograms[name].add(value)
         ranges = {name: threshold(one, method, quantized) for name, one in histograms.items()}
     return {name: max(peak, 1e-12) / LARGEST[quantized] for name, peak in ranges.items()}
+
+
+def _observed(
+    graph: gs.Graph,
+    tensors: Sequence[gs.Tensor],
+    samples: Iterable[Feeds],
+    runner: Runner,
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[int, Mapping[str, Array]]]:
+    """observe(), where a sample that the model refuses, such as an index beyond its table, is the user's to mend."""
+    reached = -1
+
+    def counted() -> Iterator[Feeds]:
+        nonlocal reached
+        for reached, feeds in enumerate(samples):  # noqa: B007 (it is read where the model refuses)
+            yield feeds
+
+    class Again:
+        def __iter__(self) -> Iterator[Feeds]:
+            return counted()
+
+    try:
+        yield from observe(graph, tensors, Again(), runner, progress=progress)
+    except ChildDied:
+        raise
+    except ExecutionError as error:
+        if reached < 0:
+            raise  # it does not even load
+        raise UsageError(f"the model refuses sample {reached}: {error.what}", where="calibration",
+                         hint="leave the sample out, or mend its values") from error  # fmt: skip
 
 
 def threshold(histogram: Histogram, method: str, quantized: str) -> float:

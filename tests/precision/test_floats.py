@@ -196,6 +196,23 @@ def test_both_branches_give_one_dtype():
     assert found.judged
 
 
+@pytest.mark.parametrize("opset", [13, 16, 21])
+def test_identity_passes_low_values_on(opset):
+    """From opset 16 on its schema takes sequences and optional values, too: that is no reason to cast around it."""
+    source = model(
+        """g (float[4,16] x, bool p) => (float[4,16] y) {
+        a = MatMul(x, w)
+        b = If(p) <then_branch = t () => (float[4,16] c) { c = Relu(a) },
+                   else_branch = e () => (float[4,16] d) { d = Identity(a) }>
+        y = MatMul(b, w) }""",
+        weights={"w": (16, 16)},
+        opset=opset,
+    )
+    _, found = lowered(source)
+    assert found.writes.casts == 2
+    assert not any("Identity" in entry.why for entry in found.plan.tensors.values())
+
+
 def test_functions_keep_their_dtypes():
     text = """<ir_version: 10, opset_import: ["" : 17, "my" : 1]>
     g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, w) b = my.f(a) y = MatMul(b, w) }

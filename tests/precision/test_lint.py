@@ -105,3 +105,17 @@ def test_the_command(tmp_path, capsys):
         printed = capsys.readouterr().out
         if "--json" in words:
             assert json.loads(printed)["findings"][0]["rule"] == "unsigned"
+
+
+def test_what_is_wrong_for_one_reason_is_one_row(tmp_path, capsys):
+    """Four equal findings: a count, the first three nodes, all of them with --all."""
+    steps = " ".join(f"s{i} = Mul(x, x) y{i} = ReduceMean<axes = [1]>(s{i})" for i in range(4))
+    results = ", ".join(f"float16[4,1] y{i}" for i in range(4))
+    onnx.save(model(f"g (float16[4,8] x) => ({results}) {{ {steps} }}"), tmp_path / "m.onnx")
+    for words in ([], ["--all"]):
+        with pytest.raises(SystemExit):
+            main(["lint-precision", str(tmp_path / "m.onnx"), *words])
+        printed = capsys.readouterr().out
+        assert printed.count("square-in-float16") == 1
+        assert ("ReduceMean_3" in printed) == bool(words)
+        assert ("1 more: --all" in " ".join(printed.split())) == (not words)

@@ -38,6 +38,14 @@ def ops(proto: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in proto.graph.node]
 
 
+def test_every_sample_calibrates_not_only_those_that_judge():
+    """samples=1: the error is measured on the first; the range is that of the last, which is the largest."""
+    calib = [{"x": np.full((4, 64), size, np.float32)} for size in (1, 2, 127)]
+    _, found = lowered(model(MLP, weights=MLP_WEIGHTS, opset=21), "int8", calib=calib, samples=1, max_error=10)
+    assert found.plan.tensors["x"].scale == 1.0
+    assert found.samples == 1
+
+
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 @pytest.mark.parametrize(
     ("backend", "version", "kind"),

@@ -8,8 +8,11 @@ import pytest
 
 import graphopt
 from graphopt.cli import main
+from graphopt.config import Target
 from graphopt.errors import UsageError
+from graphopt.ir.load import load
 from graphopt.precision.samples import Samples
+from graphopt.precision.stage import Request, lower
 from graphopt.testing import model
 
 SOURCE = model(
@@ -85,3 +88,12 @@ def graphopt_request(path):
     from graphopt.precision.stage import Request
 
     return Request("int8", calib=path)
+
+
+def test_a_value_that_the_model_refuses_names_its_sample():
+    """The names, dtypes and shapes fit; an index beyond the table is found when the model runs."""
+    text = "g (int64[N] i) => (float[N,64] y) { a = Gather(table, i) y = MatMul(a, w) }"
+    graph = load(model(text, weights={"table": (5, 64), "w": (64, 64)}, opset=21))
+    calib = [{"i": np.arange(3)}, {"i": np.array([7, 0, 0])}]
+    with pytest.raises(UsageError, match=r"refuses sample 1.*must be within"):
+        lower(graph, Request("int8", calib=calib, samples=1), Target(version="1.7.1"))

@@ -83,6 +83,32 @@ def test_auto_finds_what_trying_all_finds(tmp_path, monkeypatch):
     assert sum(gains[name] for name in chosen) == pytest.approx(best)
 
 
+def test_trials_leave_no_graph_behind(tmp_path, monkeypatch):
+    """Graphs are webs of cycles, which only a full collection frees: a search on a large model must not keep them."""
+    import gc
+    import weakref
+
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    held: list[weakref.ref] = []
+    original = trial.write_plan
+
+    def watched(graph, *rest):
+        held.append(weakref.ref(graph))
+        return original(graph, *rest)
+
+    monkeypatch.setattr(trial, "write_plan", watched)
+    gc.disable()
+    try:
+        with Runner() as runner:
+            trials = Trials(load(network()), [{"x": np.ones((8, 64), np.float32)}], runner, tmp_path, {}, None)
+            for _ in range(3):
+                trials.run(Plan("fp16"))
+    finally:
+        gc.enable()
+    assert len(held) == 3
+    assert sum(one() is not None for one in held) <= 1
+
+
 def _only(entry, names):
     from dataclasses import replace
 
