@@ -36,8 +36,8 @@ __device__ __forceinline__ uint4 unaligned(const char* at) {
                       __funnelshift_r(w[2], w[3], bits), __funnelshift_r(w[3], w[4], bits));
 }
 
-// Axes (a0, a1, a2, columns): n are the input's sizes, m the output's, p what is before. blockDim.x threads write a row:
-// vectors of WIDTH from its first aligned place on, then what is left at both its ends.
+// Axes (a0, a1, a2, columns): n are the sizes of the input, m of the output, p what is before. blockDim.x threads write
+// a row: vectors of WIDTH from its first aligned place on, then what is left at both its ends.
 template <class T, int WIDTH, int MODE>
 __global__ void pad(const T* x, T* y, int n0, int n1, int n2, int n3, int m0, int m1, int m2, int m3, int p0, int p1,
                     int p2, int p3) {
