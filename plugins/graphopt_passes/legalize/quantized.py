@@ -343,7 +343,7 @@ def dynamic_quantize(site: Site) -> list[Any]:
 
 
 _CONTRIBUTED = ("DynamicQuantizeLSTM", "QAttention", "QEmbedLayerNormalization")
-"""onnxruntime's own operators that quantize as they compute: no library takes them, and no exact arithmetic is short."""
+"""onnxruntime's own operators that quantize as they compute: no engine runs them, no exact arithmetic is short."""
 
 HANDLERS = {
     "DynamicQuantizeLinear": dynamic_quantize,
