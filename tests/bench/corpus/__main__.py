@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import packaged, store
 
-GENERATORS = ("synthetic", "hand_written", "timm_nets", "language", "plain", "light", "derived")
+GENERATORS = ("synthetic", "hand_written", "timm_nets", "language", "plain", "wider", "keras_nets", "light", "derived")
 
 
 def main() -> int:
