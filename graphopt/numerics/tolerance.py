@@ -62,6 +62,10 @@ ROUNDING_FACTOR = 8.0
 """Of the source's own float32 error, where source and result agree in float64 better than that."""
 ESCALATION_LIMIT = 5e-3
 """An escalated relative bound stays under this: a float64 evaluation that is further off is broken, not informative."""
+CHAOTIC_LIMIT = 0.5
+"""Beyond this error of the source's float32 the two have nothing in common, and nothing is proved."""
+ONE_FORMULA = 1e-6
+"""Source and result are one formula if they are no further apart in float64, however chaotic float32 is."""
 ESCALATION_NEAR_ZERO = 1e-6
 """An escalated absolute bound stays under this, as a sigmoid in float32 is off by up to 1e-7 however small it is."""
 

@@ -30,7 +30,15 @@ from .ranges import Input, read_inputs
 from .rounding_error import rounding_breaches
 from .shapes import sample_shapes
 from .source_error import formulas_apart, own_differences, unrepeatable
-from .tolerance import ESCALATION_LIMIT, ROUNDING_FACTOR, escalated, tolerance_for
+from .tolerance import (
+    CHAOTIC_LIMIT,
+    ESCALATION_FACTOR,
+    ESCALATION_LIMIT,
+    ONE_FORMULA,
+    ROUNDING_FACTOR,
+    escalated,
+    tolerance_for,
+)
 
 _MOST_SHAPES = 12
 _SIGKILL = 9
@@ -284,12 +292,18 @@ class _Trial:
         owns: Mapping[tuple[int, str], Difference],
         apart: Mapping[tuple[int, str], Difference],
     ) -> Difference:
-        """One formula in float64, and a few times the source's own error in float32: another order of rounding."""
+        """One formula in float64, and a few times the source's own error in float32: another order of rounding.
+
+        Where float32 says little about the source itself (a decision that falls otherwise, a phase of many turns), the
+        two must be equal in float64, and no further apart in float32 than the source is from its own float64.
+        """
         own, rest = owns[found.sample, found.name], apart.get((found.sample, found.name))
-        bound = ROUNDING_FACTOR * own.relative_l2
-        if rest is None or "relative L2" not in found.reason or bound > ESCALATION_LIMIT:
+        bound, least = ROUNDING_FACTOR * own.relative_l2, own.relative_l2
+        if rest is None or "relative L2" not in found.reason or own.relative_l2 > CHAOTIC_LIMIT:
             return found
-        if found.relative_l2 > bound or rest.relative_l2 > own.relative_l2:
+        if bound > ESCALATION_LIMIT:
+            bound, least = ESCALATION_FACTOR * own.relative_l2, ONE_FORMULA
+        if found.relative_l2 > bound or rest.relative_l2 > least:
             return found
         reason = (
             f"{rest.relative_l2:.3g} apart in float64, where the source's own float32 error is {own.relative_l2:.3g}"

@@ -331,3 +331,17 @@ def test_an_output_that_is_declared_a_scalar_may_turn_out_to_be_none():
     source = model("g (float[N,3] x) => (float y) { y = Relu(x) }", opset=11)
     source.graph.output[0].type.tensor_type.shape.SetInParent()
     assert graphopt.optimize(source, opset=17).graph.outputs[0].shape == ("N", 3)
+
+
+PHASE = "g (float[64] x) => (float[64] y) { f = Constant<value_float = 1e6>() p = Mul(x, f) y = Sin(p) }"
+REORDERED = """g (float[64] x) => (float[64] y) { a = Constant<value_float = 1e2>() b = Constant<value_float = 1e4>()
+    p = Mul(x, a) q = Mul(p, b) y = Sin(q) }"""
+LOUDER = """g (float[64] x) => (float[64] y) { a = Constant<value_float = 1e2>() b = Constant<value_float = 1e4>()
+    p = Mul(x, a) q = Mul(p, b) s = Sin(q) g = Constant<value_float = 1.001>() y = Mul(s, g) }"""
+
+
+@pytest.mark.parametrize(("result", "status"), [(REORDERED, "passed"), (LOUDER, "failed")])
+def test_where_float32_is_chaotic_float64_decides(result: str, status: str) -> None:
+    found = held(parse(PHASE), parse(result))
+    assert found.status == status, found
+    assert found.outputs[0].relative_l2 > 5e-3
