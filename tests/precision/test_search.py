@@ -147,7 +147,7 @@ def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
 
 def test_where_not_even_float16_fits_stretches_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
-    calib = [{"x": RNG.standard_normal((8, 64)).astype(np.float32)}]
+    calib = [{"x": np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)}]
     whole = lower(load(network()), Request("fp16", calib=calib), Target())
     budget = 0.8 * max(whole.error.values())
     found = lower(load(network()), Request("auto", calib=calib, max_error=budget), Target(version="1.7.1"))
