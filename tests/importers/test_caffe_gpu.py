@@ -14,7 +14,8 @@ from .caffe_cases import OUTPUTS
 from .caffe_nets import SMALL, feeds
 
 pytestmark = pytest.mark.gpu
-TF32 = 5e-3
+TF32 = 2e-2
+"""Fifty layers on operands of 11 bits: 0.0024 for resnet50 where each is rounded, 0.024 where truncated (emulated)."""
 
 
 def outputs(name: str, folder: Path, *words: str) -> dict[str, object]:
