@@ -10,6 +10,8 @@ import numpy as np
 import graphopt
 from graphopt.layers.launch import blocks, vector
 
+from .targets import gives
+
 DEFORM = graphopt.Kernel(
     r"""
 #include <graphopt.cuh>
@@ -75,12 +77,6 @@ __global__ void deform(const T* value, const T* places, const T* weights, T* y, 
     "deform",
 )
 THREADS = 256
-
-
-def _says(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether the operand of a Reshape gives this shape."""
-    known = [want if size == -1 else size for size, want in zip(shape, wanted, strict=False)]
-    return len(shape) == len(wanted) and list(shape).count(-1) <= 1 and known == list(wanted)
 
 
 class FusedDeformableAttention(graphopt.Layer):
@@ -185,7 +181,7 @@ class FusedDeformableAttention(graphopt.Layer):
             if len(maps) != 4 or min(maps[2:]) < 1 or maps[2] * maps[3] != size:
                 return "height and width of a map are not known"
             wanted += [(rows, (batch, size, heads * channels)), (maps, (both, channels, *maps[2:]))]
-        return None if all(_says(got, want) for got, want in wanted) else "its shapes are those of something else"
+        return None if all(gives(got, want) for got, want in wanted) else "its shapes are those of something else"
 
     def infer(self, value: Any, places: Any, weights: Any) -> Any:
         return graphopt.tensor(value.dtype, (value.shape[0], weights.shape[1], value.shape[2] * value.shape[3]))

@@ -8,6 +8,8 @@ from typing import Any
 import graphopt
 from graphopt.layers.launch import blocks, vector
 
+from .targets import gives
+
 PAIRS = graphopt.Kernel(
     r"""
 #include <graphopt.cuh>
@@ -65,12 +67,26 @@ def _strides(table: Any) -> list[int]:
     return [0 if rows == 1 else step for rows, step in ((a, b * c * size), (b, c * size), (c, size))]
 
 
-def _says(given: Sequence[int], shape: Sequence[Any], copied: bool) -> bool:
-    """Whether the operand of a Reshape is proved to give this shape; copied: a 0 before the last axes copies one."""
-    if len(given) != len(shape) or list(given).count(-1) > 1:
-        return False
-    fits = zip(given, shape, range(len(shape)), strict=True)
-    return all(got in (-1, want) or (got == 0 and copied and axis < 3) for got, want, axis in fits)
+def _cases(per: int) -> tuple[dict[str, Any], ...]:
+    """Sizes for the suite; per: elements of x that share an entry of a table."""
+    return (
+        {
+            "x": (2, 3, 5, 16), "cos": (1, 1, 5, 16 // per), "sin": (1, 1, 5, 16 // per),
+            "view": (2, 3, 5, 16), "split": (2, 3, 5, 8, 2),
+        },
+        {
+            "x": (2, 7, 3, 6), "cos": (2, 7, 1, 6 // per), "sin": (7, 1, 6 // per),
+            "view": (2, 7, 3, -1), "split": (0, 0, 0, -1, 2),
+        },
+        {
+            "x": (0, 3, 5, 16), "cos": (1, 1, 5, 16 // per), "sin": (0, 1, 5, 16 // per),
+            "view": (0, 3, 5, 16), "split": (0, 3, 5, 8, 2), "allowzero": 1,
+        },
+        {
+            "x": (2, 8, 512, 128), "cos": (512, 128 // per), "sin": (512, 128 // per),
+            "view": (2, 8, 512, 128), "split": (2, 8, 512, 64, 2),
+        },
+    )  # fmt: skip
 
 
 class _Neighbours(graphopt.Layer):
@@ -138,10 +154,10 @@ class _Neighbours(graphopt.Layer):
                 return "a table is not proved to be as wide as x"
             if any(one not in (1, of) for one, of in rows):
                 return "a table is not proved to have a row for each of x, or one for all"
-        cls = type(self)
-        if self.view != cls.view and not _says(self.view, x.shape, not self.allowzero):
+        cls, copied = type(self), 0 if self.allowzero else 3
+        if self.view != cls.view and not gives(self.view, x.shape, copied):
             return "a Reshape is not proved to restore the shape of x"
-        if self.split != cls.split and not _says(self.split, (*x.shape[:3], size // 2, 2), not self.allowzero):
+        if self.split != cls.split and not gives(self.split, (*x.shape[:3], size // 2, 2), copied):
             return "a Reshape is not proved to make pairs of x"
         return None
 
@@ -168,21 +184,7 @@ class FusedRotaryPairs(_Neighbours):
     Source: Su et al., "RoFormer", 2021, with the tables' entries repeated: EVA-02, GPT-J, Cohere, Flux.
     """
 
-    cases = (
-        {
-            "x": (2, 3, 5, 16), "cos": (1, 1, 5, 16), "sin": (1, 1, 5, 16),
-            "view": (2, 3, 5, 16), "split": (2, 3, 5, 8, 2),
-        },
-        {"x": (2, 7, 3, 6), "cos": (2, 7, 1, 6), "sin": (7, 1, 6), "view": (2, 7, 3, -1), "split": (0, 0, 0, -1, 2)},
-        {
-            "x": (0, 3, 5, 16), "cos": (1, 1, 5, 16), "sin": (0, 1, 5, 16),
-            "view": (0, 3, 5, 16), "split": (0, 3, 5, 8, 2), "allowzero": 1,
-        },
-        {
-            "x": (2, 8, 512, 128), "cos": (512, 128), "sin": (512, 128),
-            "view": (2, 8, 512, 128), "split": (2, 8, 512, 64, 2),
-        },
-    )  # fmt: skip
+    cases = _cases(1)
 
     def turn(self, op: Any, x: Any, even: Any, odd: Any, cos: Any, sin: Any, join: Callable[..., Any]) -> Any:
         return x * cos + join(-odd, even) * sin
@@ -209,21 +211,7 @@ class FusedRotaryAngles(_Neighbours):
     Source: Su et al., "RoFormer", 2021, with a table entry for each pair: the turn of a complex number, spelled out.
     """
 
-    cases = (
-        {
-            "x": (2, 3, 5, 16), "cos": (1, 1, 5, 8), "sin": (1, 1, 5, 8),
-            "view": (2, 3, 5, 16), "split": (2, 3, 5, 8, 2),
-        },
-        {"x": (2, 7, 3, 6), "cos": (2, 7, 1, 3), "sin": (7, 1, 3), "view": (2, 7, 3, -1), "split": (0, 0, 0, -1, 2)},
-        {
-            "x": (0, 3, 5, 16), "cos": (1, 1, 5, 8), "sin": (0, 1, 5, 8),
-            "view": (0, 3, 5, 16), "split": (0, 3, 5, 8, 2), "allowzero": 1,
-        },
-        {
-            "x": (2, 8, 512, 128), "cos": (512, 64), "sin": (512, 64),
-            "view": (2, 8, 512, 128), "split": (2, 8, 512, 64, 2),
-        },
-    )  # fmt: skip
+    cases = _cases(2)
 
     def turn(self, op: Any, x: Any, even: Any, odd: Any, cos: Any, sin: Any, join: Callable[..., Any]) -> Any:
         return join(even * cos - odd * sin, even * sin + odd * cos)

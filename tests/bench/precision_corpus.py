@@ -1,7 +1,7 @@
 """fp16 and bf16 of every network of a folder: casts and error against onnxruntime's converter, and does it build?
 
-    python -m tests.bench.precision_corpus /work/corpus -o precision.json            every *.onnx with its .npz
-    python -m tests.bench.precision_corpus /work/corpus -o precision.json --only bert  those whose name holds this
+    python -m tests.bench.precision_corpus .bench/corpus -o precision.json            every *.onnx with its .npz
+    python -m tests.bench.precision_corpus .bench/corpus -o precision.json --only bert  those whose name holds this
 
 Both converters start from the same optimized float32 model and keep the types of inputs and outputs. The error is the
 worst relative L2 of a float output with rounding after every operator. Custom layers are left out, which the peer does

