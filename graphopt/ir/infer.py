@@ -275,13 +275,8 @@ def _opsets(scope: gs.Graph) -> list[Any]:
 def _is_settled(node: gs.Node) -> bool:
     """Whether nothing more can be learnt of the outputs: after a first run, static is final."""
     for tensor in node.outputs:
-        if tensor.name:
-            shape = tensor.shape
-            if shape is None or tensor.dtype is None:
-                return False
-            for dim in shape:
-                if not isinstance(dim, int):
-                    return False
+        if tensor.name and (tensor.dtype is None or not shapes.is_static(tensor.shape)):
+            return False
     return True
 
 

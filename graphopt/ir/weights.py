@@ -327,21 +327,14 @@ def _bytes(item: Any) -> bytes:
 
 
 def proto(constant: gs.Constant, name: str | None = None) -> onnx.TensorProto:
-    """The constant as a TensorProto with its values inside."""
-    values = constant._values
-    if isinstance(values, ProtoValues):
-        if values.tensor.name == (constant.name if name is None else name):
-            return values.tensor
-        copy = onnx.TensorProto()
-        copy.CopyFrom(values.tensor)
-        copy.name = constant.name if name is None else name
-        return copy
-    array, name = np.asarray(read(constant), order="C"), constant.name if name is None else name
-    if array.dtype in _PLAIN:
-        made = onnx.TensorProto(data_type=_PLAIN[array.dtype], dims=array.shape, raw_data=array.tobytes())
-        made.name = name
-        return made
-    return numpy_helper.from_array(array, name)
+    """The constant as a TensorProto with its values inside; the source's own where it has that name."""
+    values, name = constant._values, constant.name if name is None else name
+    if isinstance(values, ProtoValues) and values.tensor.name == name:
+        return values.tensor
+    made = onnx.TensorProto()
+    fill(constant, made)
+    made.name = name
+    return made
 
 
 def fill(constant: gs.Constant, out: onnx.TensorProto) -> None:
