@@ -122,8 +122,11 @@ def unique():
 
 
 def transform():
-    for kind, form in product(FLOATS, ("1, false", "2, false", "1, true")):
-        yield f"transform<{kind}, {form}>"
+    lengths = ("256, 16, 16, 16", "512, 64, 8, 8, 8", "200, 40, 8, 5, 5", "4096, 256, 16, 16, 16", "61, 61, 1, 61",
+               "4095, 256, 13, 9, 7, 5", "1, 1, 1", "132, 12, 12, 11")  # fmt: skip
+    forms = ("0, false, false, 2", "0, true, false, 1", "1, true, false, 1", "2, false, true, 2")
+    for kind, form, length in product(FLOATS, forms, lengths):
+        yield f"transform<{kind}, {form}, {length}>"
 
 
 def deform():
