@@ -8,129 +8,153 @@ from typing import Any
 import numpy as np
 
 import graphopt
-from graphopt.layers.launch import blocks
+from graphopt.layers.launch import blocks, vector
 
 THREADS = 256
-PER_BLOCK = 4 * THREADS
+PER_BLOCK = 32 * THREADS
 
 COMPACT = r"""
 #include <graphopt.cuh>
 using namespace go;
 
-constexpr int THREADS = 256, EACH = 4, PER_BLOCK = THREADS * EACH;
+constexpr unsigned ALL = 0xffffffffu;
+constexpr int THREADS = 256, WARPS = THREADS / 32, ROWS = 32, PER_BLOCK = THREADS * ROWS;
 
-template <class T> __device__ __forceinline__ bool is_set(const T* x, i64 at, i64 count) {
-    return at < count && to_float(x[at]) != 0.0f;
-}
-template <> __device__ __forceinline__ bool is_set<i64>(const i64* x, i64 at, i64 count) {
-    return at < count && x[at] != 0;
-}
-template <> __device__ __forceinline__ bool is_set<int>(const int* x, i64 at, i64 count) {
-    return at < count && x[at] != 0;
-}
+template <class T> __device__ __forceinline__ bool is_set(T v) { return to_float(v) != 0.0f; }
+template <> __device__ __forceinline__ bool is_set<i64>(i64 v) { return v != 0; }
+template <> __device__ __forceinline__ bool is_set<int>(int v) { return v != 0; }
 
-// The number of set elements before this thread's own, in its block; all threads must call it.
-__device__ __forceinline__ int before_mine(int mine, int* total) {
-    __shared__ int part[32];
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    int sum = mine;
+__device__ __forceinline__ int warp_total(int v) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);
+    return v;
+}
+// The sum over the lanes before this one.
+__device__ __forceinline__ int warp_before(int v) {
+    const int lane = threadIdx.x & 31;
+    int sum = v;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-        const int other = __shfl_up_sync(0xffffffffu, sum, step);
+        const int other = __shfl_up_sync(ALL, sum, step);
         if (lane >= step) sum += other;
     }
+    return sum - v;
+}
+// The sum over all threads of the block, which must all call it.
+__device__ __forceinline__ int block_total(int v) {
+    __shared__ int part[WARPS];
+    v = warp_total(v);
     __syncthreads();
-    if (lane == 31) part[warp] = sum;
+    if ((threadIdx.x & 31) == 0) part[threadIdx.x / 32] = v;
     __syncthreads();
-    int base = 0, all = 0;
-    for (int i = 0; i < THREADS / 32; i++) {
-        if (i < warp) base += part[i];
-        all += part[i];
-    }
-    *total = all;
-    return base + sum - mine;
+    int total = 0;
+    for (int i = 0; i < WARPS; i++) total += part[i];
+    return total;
 }
 
-template <class T> __global__ void count_set(const T* x, i64 count, i64* starts) {
-    const i64 first = i64(blockIdx.x) * PER_BLOCK + threadIdx.x * EACH;
-    int mine = 0, total;
+// A warp looks at 32 rows of 32 elements; lane i gets the bits of row i: which elements are set.
+template <class F> __device__ __forceinline__ unsigned bits(i64 count, const F& set) {
+    const int lane = threadIdx.x & 31;
+    const i64 first = i64(blockIdx.x) * PER_BLOCK + (threadIdx.x / 32) * (32 * ROWS) + lane;
+    unsigned mine = 0;
 #pragma unroll
-    for (int k = 0; k < EACH; k++) mine += is_set(x, first + k, count);
-    before_mine(mine, &total);
-    if (threadIdx.x == 0) starts[blockIdx.x] = total;
+    for (int k = 0; k < ROWS; k++) {
+        const i64 at = first + k * 32;
+        const unsigned row = __ballot_sync(ALL, at < count && set(at));
+        if (lane == k) mine = row;
+    }
+    return mine;
 }
-
-// starts[b] becomes the number before block b; the number of all goes to starts[n] and, as int, to size.
-template <class S> __global__ void sum_up(i64* starts, int n, S* size) {
-    __shared__ i64 base;
-    if (threadIdx.x == 0) base = 0;
+template <class F> __device__ __forceinline__ void count(i64 count, int* counts, const F& set) {
+    const int total = block_total(__popc(bits(count, set)));
+    if (threadIdx.x == 0) counts[blockIdx.x] = total;
+}
+// What each block counted, summed up: over those before this one, and over all, which goes to size.
+__device__ __forceinline__ int base_of(const int* counts, int* number, int* size) {
+    int before = 0, all = 0;
+    for (int at = threadIdx.x; at < int(gridDim.x); at += THREADS) {
+        const int v = counts[at];
+        all += v;
+        if (at < int(blockIdx.x)) before += v;
+    }
+    *number = block_total(all);
+    if (blockIdx.x == 0 && threadIdx.x == 0) *size = *number;
+    return block_total(before);
+}
+// Places of what is set in this block, relative to its first, packed in shared memory; returns how many.
+template <class F> __device__ __forceinline__ int pack(i64 count, unsigned short* packed, const F& set) {
+    __shared__ int starts[WARPS];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    const unsigned mine = bits(count, set);
+    const int found = __popc(mine), before = warp_before(found), total = warp_total(found);
+    if (lane == 0) starts[warp] = total;
     __syncthreads();
-    for (int from = 0; from < n; from += THREADS) {
-        const int at = from + threadIdx.x;
-        const int mine = at < n ? int(starts[at]) : 0;
-        int total;
-        const int before = before_mine(mine, &total);
-        const i64 start = base;
-        __syncthreads();
-        if (at < n) starts[at] = start + before;
-        if (threadIdx.x == 0) base = start + total;
-        __syncthreads();
+    int start = 0, all = 0;
+    for (int i = 0; i < WARPS; i++) {
+        if (i < warp) start += starts[i];
+        all += starts[i];
     }
-    if (threadIdx.x == 0) {
-        starts[n] = base;
-        *size = S(base);
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        const unsigned row = __shfl_sync(ALL, mine, k);
+        const int to = start + __shfl_sync(ALL, before, k) + __popc(row & ((1u << lane) - 1));
+        if (row >> lane & 1) packed[to] = (unsigned short)((warp * ROWS + k) * 32 + lane);
+    }
+    __syncthreads();
+    return all;
+}
+
+template <class T> __global__ void count_set(const T* x, i64 elements, int* counts) {
+    count(elements, counts, [x](i64 at) { return is_set(x[at]); });
+}
+
+// y: (RANK, number), packed; the coordinates of the i-th set element in column i. RANK 0: its place in all.
+template <class T, int RANK, class I>
+__global__ void coordinates(const T* x, i64 elements, const int* counts, int* size, I* y, unsigned d0, unsigned d1,
+                            unsigned d2, unsigned d3, unsigned d4, unsigned d5, unsigned d6, unsigned d7) {
+    const unsigned dims[8] = {d0, d1, d2, d3, d4, d5, d6, d7};
+    __shared__ unsigned short packed[PER_BLOCK];
+    int number;
+    const int base = base_of(counts, &number, size);
+    const int found = pack(elements, packed, [x](i64 at) { return is_set(x[at]); });
+    for (int i = threadIdx.x; i < found; i += THREADS) {
+        unsigned rest = blockIdx.x * PER_BLOCK + packed[i];
+        if constexpr (RANK == 0) y[base + i] = I(rest);
+#pragma unroll
+        for (int axis = RANK - 1; axis >= 0; axis--) {
+            const unsigned above = axis ? rest / dims[axis] : 0;
+            y[i64(axis) * number + base + i] = I(rest - above * dims[axis]);
+            rest = above;
+        }
     }
 }
 
-// y: (rank, number), packed; the coordinates of element i in column i.
-template <class T>
-__global__ void coordinates(const T* x, i64 count, const i64* starts, int n, i64* y, int rank, i64 d0, i64 d1, i64 d2,
-                            i64 d3, i64 d4, i64 d5, i64 d6, i64 d7) {
-    const i64 dims[8] = {d0, d1, d2, d3, d4, d5, d6, d7}, first = i64(blockIdx.x) * PER_BLOCK + threadIdx.x * EACH;
-    int mine = 0, total;
-#pragma unroll
-    for (int k = 0; k < EACH; k++) mine += is_set(x, first + k, count);
-    i64 column = starts[blockIdx.x] + before_mine(mine, &total);
-    const i64 number = starts[n];
-    for (int k = 0; k < EACH; k++) {
-        if (!is_set(x, first + k, count)) continue;
-        i64 rest = first + k;
-#pragma unroll
-        for (int axis = 7; axis >= 0; axis--)
-            if (axis < rank) {
-                y[axis * number + column] = rest % dims[axis];
-                rest /= dims[axis];
-            }
-        column++;
-    }
-}
-
-// place[i]: the number of set elements before i, -1 where i is not set.
-template <class T> __global__ void places(const T* keep, i64 count, const i64* starts, int* place) {
-    const i64 first = i64(blockIdx.x) * PER_BLOCK + threadIdx.x * EACH;
-    int mine = 0, total;
-#pragma unroll
-    for (int k = 0; k < EACH; k++) mine += first + k < count && keep[first + k];
-    i64 at = starts[blockIdx.x] + before_mine(mine, &total);
-    for (int k = 0; k < EACH; k++)
-        if (first + k < count) place[first + k] = keep[first + k] ? int(at++) : -1;
-}
-
-// x: (outer, n, inner) -> y: (outer, number, inner).
-template <class T>
-__global__ void kept(const T* x, const int* place, const i64* number, T* y, i64 count, i64 n, i64 inner) {
-    for (i64 at = thread(); at < count; at += threads()) {
-        const i64 row = at / inner, column = at - row * inner, outer = row / n;
-        const int to = place[row - outer * n];
-        if (to >= 0) y[(outer * *number + to) * inner + column] = x[at];
+// x: (outer, n, inner) -> y: (outer, number, inner): row j is the row from[j]. blockDim.x threads copy a row.
+template <class T, int WIDTH>
+__global__ void kept(const T* x, const int* from, const int* number, T* y, i64 outer, i64 n, i64 inner) {
+    const i64 row = i64(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= *number) return;
+    const i64 source = from[row];
+    for (i64 image = blockIdx.y; image < outer; image += gridDim.y) {
+        const T* a = x + (image * n + source) * inner;
+        T* b = y + (image * *number + row) * inner;
+        for (i64 at = i64(threadIdx.x) * WIDTH; at < inner; at += i64(blockDim.x) * WIDTH)
+            store<WIDTH>(b + at, load<WIDTH>(a + at));
     }
 }
 """
 COUNT = graphopt.Kernel(COMPACT, "count_set")
-SUM = graphopt.Kernel(COMPACT, "sum_up")
 COORDINATES = graphopt.Kernel(COMPACT, "coordinates")
-PLACES = graphopt.Kernel(COMPACT, "places")
 KEPT = graphopt.Kernel(COMPACT, "kept")
+ALIGNED = 256
+"""What parts of the scratch memory begin at."""
+MOST = 65535
+"""Blocks along the second axis of a grid."""
+
+
+def tiles(n: int) -> int:
+    """Blocks that look through n elements: one at least, which writes the size."""
+    return max(blocks(n, PER_BLOCK), 1)
 
 
 def _known(shape: Sequence[Any]) -> float:
@@ -161,14 +185,13 @@ class FusedNonZero(graphopt.Layer):
         return graphopt.tensor("int64", (x.rank, graphopt.Size(x.size, x.size // 2)))
 
     def workspace(self, x: Any, y: Any) -> int:
-        return 8 * (blocks(int(x.size), PER_BLOCK) + 1)
+        return 4 * tiles(int(x.size))
 
     def enqueue(self, x: Any, y: Any, number: Any, workspace: Any = None) -> None:
-        n = blocks(x.size, PER_BLOCK)
+        grid, block = (tiles(x.size),), (THREADS,)
+        COUNT[x.dtype](grid, block, (x, x.size, workspace))
         dims = [*x.shape, *[1] * (8 - x.ndim)]
-        COUNT[x.dtype]((n,), (THREADS,), (x, x.size, workspace))
-        SUM["int32"]((1,), (THREADS,), (workspace, n, number))
-        COORDINATES[x.dtype]((n,), (THREADS,), (x, x.size, workspace, n, y, x.ndim, *dims))
+        COORDINATES[x.dtype, x.ndim, "int64"](grid, block, (x, x.size, workspace, number, y, *dims))
 
     def sample(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         return rng.integers(0, 3, shape)
@@ -236,19 +259,24 @@ class FusedCompress(graphopt.Layer):
         return graphopt.tensor(x.dtype, [number if at == axis else dim for at, dim in enumerate(x.shape)])
 
     def workspace(self, x: Any, keep: Any, y: Any) -> int:
-        n = int(keep.size)
-        return 8 * (blocks(n, PER_BLOCK) + 1) + 4 * n
+        return ALIGNED * blocks(4 * tiles(int(keep.size)), ALIGNED) + 4 * int(keep.size)
 
     def enqueue(self, x: Any, keep: Any, y: Any, number: Any, workspace: Any = None) -> None:
-        size = keep.size
-        n = blocks(size, PER_BLOCK)
-        starts, place = workspace[: 8 * (n + 1)], workspace[8 * (n + 1) :]
-        inner = 1 if self.flat else max(int(np.prod(x.shape[self.axis % x.ndim + 1 :])), 1)
-        COUNT["bool"]((n,), (THREADS,), (keep, size, starts))
-        SUM["int32"]((1,), (THREADS,), (starts, n, number))
-        PLACES["bool"]((n,), (THREADS,), (keep, size, starts, place))
-        grid = (min(blocks(x.size, THREADS), 1 << 20),)
-        KEPT[x.dtype](grid, (THREADS,), (x, place, starts[8 * n :], y, x.size, size, inner))
+        n = keep.size
+        grid, block = (tiles(n),), (THREADS,)
+        places = workspace[ALIGNED * blocks(4 * tiles(n), ALIGNED) :]
+        COUNT["bool"](grid, block, (keep, n, workspace))
+        COORDINATES["bool", 0, "int32"](grid, block, (keep, n, workspace, number, places, *[1] * 8))
+        inner = 1 if self.flat else int(np.prod(x.shape[self.axis % x.ndim + 1 :]))
+        outer = x.size // max(n * inner, 1)
+        width = vector(x, y, columns=inner)
+        while inner % width:
+            width //= 2
+        along = 1
+        while along < min(inner // width, THREADS):
+            along *= 2
+        grid = (blocks(n, THREADS // along), min(outer, MOST))
+        KEPT[x.dtype, width](grid, (along, THREADS // along), (x, places, number, y, outer, n, inner))
 
 
 @graphopt.hookimpl

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import graphopt
-from graphopt.layers.launch import blocks
+from graphopt.layers.launch import blocks, vector
 
 THREADS = 256
 
@@ -129,13 +129,19 @@ UNPOOL = graphopt.Kernel(
 #include <graphopt.cuh>
 using namespace go;
 
-template <class T> __global__ void clear(T* y, i64 count) {
-    for (i64 at = thread(); at < count; at += threads()) y[at] = from_float<T>(0.0f);
+template <class T, int WIDTH> __global__ void clear(T* y, i64 count) {
+    Vector<T, WIDTH> zeros;
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) zeros[k] = from_float<T>(0.0f);
+    for (i64 at = thread(); at < count / WIDTH; at += threads()) store<WIDTH>(y + at * WIDTH, zeros);
 }
-template <class T> __global__ void unpool(const T* x, const i64* indices, T* y, i64 count, i64 most) {
-    for (i64 at = thread(); at < count; at += threads()) {
-        const i64 to = indices[at];
-        if (to >= 0 && to < most) y[to] = x[at];
+template <class T, int WIDTH> __global__ void unpool(const T* x, const i64* indices, T* y, i64 count, i64 most) {
+    for (i64 at = thread(); at < count / WIDTH; at += threads()) {
+        const auto to = load<WIDTH>(indices + at * WIDTH);
+        const auto v = load<WIDTH>(x + at * WIDTH);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++)
+            if (to[k] >= 0 && to[k] < most) y[to[k]] = v[k];
     }
 }
 """,
@@ -180,8 +186,10 @@ class FusedMaxUnpool(graphopt.Layer):
         return graphopt.tensor(x.dtype, (*x.shape[:2], *sizes))
 
     def enqueue(self, x: Any, indices: Any, y: Any) -> None:
-        CLEAR[y.dtype](_grid(y.size), (THREADS,), (y, y.size))
-        UNPOOL[x.dtype](_grid(x.size), (THREADS,), (x, indices, y, x.size, y.size))
+        width = vector(y)
+        CLEAR[y.dtype, width](_grid(y.size // width), (THREADS,), (y, y.size))
+        width = vector(x, indices)
+        UNPOOL[x.dtype, width](_grid(x.size // width), (THREADS,), (x, indices, y, x.size, y.size))
 
     def sample(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         if name != "indices":

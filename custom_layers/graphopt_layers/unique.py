@@ -9,113 +9,202 @@ import numpy as np
 import graphopt
 from graphopt.layers.launch import blocks
 
-from .compaction import COMPACT, COUNT, PER_BLOCK, SUM, THREADS
+from .compaction import ALIGNED, COMPACT, THREADS, tiles
 
 UNIQUE_SOURCE = (
     COMPACT
     + r"""
-// Keys in order, NaN last, equal ones by their place; places of n and more are padding and stand behind all.
-template <class T> __device__ __forceinline__ bool after(T a, int i, T b, int j, int n) {
-    if (i >= n || j >= n) return i > j;
-    const bool none = a != a, other = b != b;
-    if (none || other) return none && other ? i > j : none;
-    return a > b || (a == b && i > j);
-}
-template <class T> __device__ __forceinline__ void exchange(T* keys, int* from, int a, int b, bool up, int n) {
-    const T ka = keys[a], kb = keys[b];
-    const int pa = from[a], pb = from[b];
-    if (after(ka, pa, kb, pb, n) == up) {
-        keys[a] = kb, keys[b] = ka;
-        from[a] = pb, from[b] = pa;
+constexpr int EACH = 16, TILE = THREADS * EACH, DIGITS = 256;
+
+// A value as an unsigned number of its size, in the same order: zeros are equal, NaN is behind all.
+template <class T> struct Key;
+template <> struct Key<int> {
+    using type = unsigned;
+    static __device__ __forceinline__ type of(int v) { return unsigned(v) ^ 0x80000000u; }
+};
+template <> struct Key<i64> {
+    using type = unsigned long long;
+    static __device__ __forceinline__ type of(i64 v) { return type(v) ^ 0x8000000000000000ull; }
+};
+template <> struct Key<float> {
+    using type = unsigned;
+    static __device__ __forceinline__ type of(float v) {
+        if (v != v) return ~0u;
+        const unsigned u = v == 0.0f ? 0u : __float_as_uint(v);
+        return u & 0x80000000u ? ~u : u | 0x80000000u;
     }
-}
-template <class T> __global__ void begin(const T* x, T* keys, int* from, int n, int padded) {
-    for (i64 at = thread(); at < padded; at += threads()) {
-        keys[at] = at < n ? x[at] : T(0);
-        from[at] = int(at);
+};
+template <> struct Key<__half> {
+    using type = unsigned short;
+    static __device__ __forceinline__ type of(__half v) {
+        const float wide = __half2float(v);
+        if (wide != wide) return type(0xffff);
+        unsigned short u;
+        memcpy(&u, &v, 2);
+        if (wide == 0.0f) u = 0;
+        return type(u & 0x8000 ? ~u : u | 0x8000);
     }
+};
+
+// One pass of a radix sort, from the low digits of 8 bits to the high ones. FIRST: keys are made of x.
+// A warp of a block's eight takes 16 rows of 32 elements.
+template <class T, bool FIRST>
+__device__ __forceinline__ typename Key<T>::type key(const T* x, const typename Key<T>::type* keys, i64 at) {
+    if constexpr (FIRST) return Key<T>::of(x[at]);
+    else return keys[at];
 }
-// Bitonic merge (Batcher, 1968): one step in memory; and all steps of a tile of 1024 in a block.
-template <class T> __global__ void step(T* keys, int* from, int n, int half, int width, int stride) {
-    const int t = int(thread());
-    if (t >= half) return;
-    const int a = 2 * t - (t & (stride - 1));
-    exchange(keys, from, a, a + stride, (a & width) == 0, n);
-}
-template <class T> __global__ void tile(T* keys, int* from, int n, i64 first, i64 last) {
-    __shared__ alignas(16) unsigned char raw[1024 * sizeof(T)];
-    T* k = reinterpret_cast<T*>(raw);
-    __shared__ int p[1024];
-    const int base = blockIdx.x * 1024, t = threadIdx.x;
-    for (int at = t; at < 1024; at += blockDim.x) k[at] = keys[base + at], p[at] = from[base + at];
+// counts[digit, tile]: how many keys of the tile have the digit.
+template <class T, bool FIRST>
+__global__ void histogram(const T* x, const typename Key<T>::type* keys, int n, int shift, int* counts) {
+    __shared__ int found[DIGITS];
+    found[threadIdx.x] = 0;
     __syncthreads();
-    for (i64 width = first; width <= last; width *= 2) {
-        for (int stride = int(min(width / 2, i64(512))); stride > 0; stride /= 2) {
-            const int a = 2 * t - (t & (stride - 1));
-            exchange(k, p, a, a + stride, ((base + a) & width) == 0, n);
-            __syncthreads();
-        }
-    }
-    for (int at = t; at < 1024; at += blockDim.x) keys[base + at] = k[at], from[base + at] = p[at];
-}
-template <class T> __global__ void heads(const T* keys, bool* head, int n) {
-    for (i64 at = thread(); at < n; at += threads()) head[at] = at == 0 || keys[at] != keys[at - 1];
-}
-// ranks: which value each key is; firsts: where each value begins.
-template <class T> __global__ void rank(const T* head, i64 count, const i64* starts, int* firsts, int* ranks) {
-    const i64 first = i64(blockIdx.x) * PER_BLOCK + threadIdx.x * EACH;
-    int mine = 0, total;
-#pragma unroll
-    for (int k = 0; k < EACH; k++) mine += first + k < count && head[first + k];
-    i64 at = starts[blockIdx.x] + before_mine(mine, &total);
+    const i64 first = i64(blockIdx.x) * TILE;
+#pragma unroll 4
     for (int k = 0; k < EACH; k++) {
-        if (first + k >= count) break;
-        if (head[first + k]) firsts[at++] = int(first + k);
-        ranks[first + k] = int(at) - 1;
+        const i64 at = first + k * THREADS + threadIdx.x;
+        if (at < n) atomicAdd(&found[unsigned(key<T, FIRST>(x, keys, at) >> shift) & (DIGITS - 1)], 1);
     }
+    __syncthreads();
+    counts[i64(threadIdx.x) * gridDim.x + blockIdx.x] = found[threadIdx.x];
+}
+// A block a digit: counts become those of the tiles before; totals: of all tiles.
+__global__ void scan(int* counts, int tiles, int* totals) {
+    __shared__ int part[WARPS];
+    int* mine = counts + i64(blockIdx.x) * tiles;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    int base = 0;
+    for (int from = 0; from < tiles; from += THREADS) {
+        const int at = from + threadIdx.x, v = at < tiles ? mine[at] : 0, before = warp_before(v);
+        __syncthreads();
+        if (lane == 31) part[warp] = before + v;
+        __syncthreads();
+        int start = base;
+        for (int i = 0; i < WARPS; i++) {
+            if (i < warp) start += part[i];
+            base += part[i];
+        }
+        if (at < tiles) mine[at] = start + before;
+    }
+    if (threadIdx.x == 0) totals[blockIdx.x] = base;
+}
+template <class T, bool FIRST>
+__global__ void scatter(const T* x, const typename Key<T>::type* keys, const int* places, int n, int shift,
+                        const int* counts, const int* totals, typename Key<T>::type* to_keys, int* to_places) {
+    __shared__ int found[WARPS][DIGITS], part[WARPS];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, digit = threadIdx.x;
+    for (int i = 0; i < WARPS; i++) found[i][digit] = 0;
+    __syncthreads();
+    const i64 first = i64(blockIdx.x) * TILE + warp * (32 * EACH) + lane;
+    typename Key<T>::type own[EACH];
+    int before[EACH];  // keys of the same digit before this one, in its warp
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        const i64 at = first + k * 32;
+        own[k] = at < n ? key<T, FIRST>(x, keys, at) : 0;
+        const unsigned d = at < n ? unsigned(own[k] >> shift) & (DIGITS - 1) : DIGITS;
+        const unsigned same = __match_any_sync(ALL, d);
+        const int leader = __ffs(same) - 1;
+        int base = 0;
+        if (lane == leader && d < DIGITS) {
+            base = found[warp][d];
+            found[warp][d] = base + __popc(same);
+        }
+        before[k] = __shfl_sync(ALL, base, leader) + __popc(same & ((1u << lane) - 1));
+        __syncwarp();
+    }
+    // Where the keys of a digit go: behind those of lower digits, of tiles before, and of warps before.
+    const int total = totals[digit], lower = warp_before(total);
+    if (lane == 31) part[warp] = lower + total;
+    __syncthreads();
+    int start = lower + counts[i64(digit) * gridDim.x + blockIdx.x];
+    for (int i = 0; i < warp; i++) start += part[i];
+    for (int i = 0; i < WARPS; i++) {
+        const int here = found[i][digit];
+        found[i][digit] = start;
+        start += here;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        const i64 at = first + k * 32;
+        if (at >= n) break;
+        const int to = found[warp][unsigned(own[k] >> shift) & (DIGITS - 1)] + before[k];
+        to_keys[to] = own[k];
+        to_places[to] = FIRST ? int(at) : places[at];
+    }
+}
+
+// The first of equal keys; NaN equals none.
+template <class T> constexpr bool has_nan = is_half<T>;
+template <> constexpr bool has_nan<float> = true;
+template <class T> struct Head {
+    const typename Key<T>::type* keys;
+    __device__ __forceinline__ bool operator()(i64 at) const {
+        using K = typename Key<T>::type;
+        return at == 0 || keys[at] != keys[at - 1] || (has_nan<T> && keys[at] == K(~K(0)));
+    }
+};
+template <class T> __global__ void count_heads(const typename Key<T>::type* keys, int n, int* counts) {
+    count(n, counts, Head<T>{keys});
 }
 template <class T>
-__global__ void unique(const T* keys, const int* from, const int* firsts, const int* ranks, const int* number, T* y,
-                       i64* indices, i64* inverse, i64* counts, int n) {
-    const int real = *number;
-    for (i64 at = thread(); at < n; at += threads()) {
-        inverse[from[at]] = ranks[at];
-        if (at >= real) continue;
-        const int first = firsts[at];
-        y[at] = keys[first];
-        indices[at] = from[first];
-        counts[at] = (at + 1 < real ? firsts[at + 1] : n) - first;
+__global__ void unique(const T* x, const typename Key<T>::type* keys, const int* places, int n, const int* counts,
+                       int* size, T* y, i64* indices, i64* inverse, int* firsts) {
+    __shared__ int part[WARPS];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    int number;
+    const int base = base_of(counts, &number, size);
+    const unsigned mine = bits(n, Head<T>{keys});
+    const int found = __popc(mine), before = warp_before(found), total = warp_total(found);
+    if (lane == 0) part[warp] = total;
+    __syncthreads();
+    int start = base;
+    for (int i = 0; i < warp; i++) start += part[i];
+#pragma unroll 4
+    for (int k = 0; k < ROWS; k++) {
+        const unsigned row = __shfl_sync(ALL, mine, k), below = row & ((2u << lane) - 1);  // this one among them
+        const int rank = start + __shfl_sync(ALL, before, k) + __popc(below) - 1;
+        const i64 at = i64(blockIdx.x) * PER_BLOCK + (warp * ROWS + k) * 32 + lane;
+        if (at >= n) continue;
+        const int place = places[at];
+        inverse[place] = rank;
+        if (row >> lane & 1) {
+            y[rank] = x[place];
+            indices[rank] = place;
+            firsts[rank] = int(at);
+        }
     }
+}
+__global__ void lengths(const int* firsts, const int* number, i64* counts, int n) {
+    const int real = *number;
+    for (i64 at = thread(); at < real; at += threads()) counts[at] = (at + 1 < real ? firsts[at + 1] : n) - firsts[at];
 }
 """
 )
-BEGIN = graphopt.Kernel(UNIQUE_SOURCE, "begin")
-STEP = graphopt.Kernel(UNIQUE_SOURCE, "step")
-TILE = graphopt.Kernel(UNIQUE_SOURCE, "tile")
-HEADS = graphopt.Kernel(UNIQUE_SOURCE, "heads")
-RANK = graphopt.Kernel(UNIQUE_SOURCE, "rank")
+HISTOGRAM = graphopt.Kernel(UNIQUE_SOURCE, "histogram")
+SCAN = graphopt.Kernel(UNIQUE_SOURCE, "scan")
+SCATTER = graphopt.Kernel(UNIQUE_SOURCE, "scatter")
+HEADS = graphopt.Kernel(UNIQUE_SOURCE, "count_heads")
 UNIQUE = graphopt.Kernel(UNIQUE_SOURCE, "unique")
-SORTED = 1024
-"""Elements that one block sorts."""
-ALIGNED = 256
-
-
-def _grid(count: int) -> tuple[int]:
-    return (min(blocks(count, THREADS), 1 << 20),)
+LENGTHS = graphopt.Kernel(UNIQUE_SOURCE, "lengths")
+TILE = 16 * THREADS
+"""Elements that one block sorts by one digit."""
+DIGITS, DIGIT_BITS = 256, 8
 
 
 def _sizes(n: int, itemsize: int) -> tuple[int, ...]:
-    """Bytes of sorted keys, their places, the heads of runs, sums of blocks, first places, ranks."""
-    padded = max(SORTED, 1 << max(n - 1, 0).bit_length())
-    return padded * itemsize, 4 * padded, n, 8 * (blocks(n, PER_BLOCK) + 1), 4 * n, 4 * n
+    """Bytes of two copies of keys and of their places, counts of digits, their totals, sums of blocks, first places."""
+    keys, places = n * itemsize, 4 * n
+    return keys, keys, places, places, 4 * DIGITS * blocks(n, TILE), 4 * DIGITS, 4 * tiles(n), places
 
 
 class FusedUnique(graphopt.Layer):
     """y = the sorted values of x without repetition; indices: where each stands first; x = y[inverse]; counts.
 
     x: any shape, flattened, fewer than 2^30 elements; every NaN is a value of its own, behind all others. y, indices,
-    counts: (number,), which depends on the values; inverse: (elements,); the last three int64. A bitonic sort in
-    memory: n log^2 n steps. Source: ONNX Unique (opset 11), sorted, without an axis; torch.unique.
+    counts: (number,), which depends on the values; inverse: (elements,); the last three int64. A radix sort, stable, by
+    digits of 8 bits. Source: ONNX Unique (opset 11), sorted, without an axis; torch.unique.
     """
 
     dtypes = ("float32", "float16", "int32", "int64")
@@ -141,30 +230,26 @@ class FusedUnique(graphopt.Layer):
         return sum(blocks(size, ALIGNED) * ALIGNED for size in _sizes(int(x.size), x.dtype.itemsize))
 
     def enqueue(
-        self, x: Any, y: Any, indices: Any, inverse: Any, counts: Any, number: Any, workspace: Any = None
+        self, x: Any, y: Any, indices: Any, inverse: Any, lengths: Any, number: Any, workspace: Any = None
     ) -> None:
         n, kind, parts, at = x.size, x.dtype, [], 0
         for size in _sizes(n, kind.itemsize):
             parts.append(workspace[at : at + size])
             at += blocks(size, ALIGNED) * ALIGNED
-        keys, places, head, starts, firsts, ranks = parts
-        padded, tiles = places.size // 4, blocks(n, PER_BLOCK)
-        BEGIN[kind](_grid(padded), (THREADS,), (x, keys, places, n, padded))
-        TILE[kind]((padded // SORTED,), (SORTED // 2,), (keys, places, n, 2, SORTED))
-        width = 2 * SORTED
-        while width <= padded:
-            stride = width // 2
-            while stride >= SORTED:
-                STEP[kind]((padded // 2 // THREADS,), (THREADS,), (keys, places, n, padded // 2, width, stride))
-                stride //= 2
-            TILE[kind]((padded // SORTED,), (SORTED // 2,), (keys, places, n, width, width))
-            width *= 2
-        HEADS[kind](_grid(n), (THREADS,), (keys, head, n))
-        COUNT["bool"]((tiles,), (THREADS,), (head, n, starts))
-        SUM["int32"]((1,), (THREADS,), (starts, tiles, number))
-        RANK["bool"]((tiles,), (THREADS,), (head, n, starts, firsts, ranks))
-        arguments = (keys, places, firsts, ranks, number, y, indices, inverse, counts, n)
-        UNIQUE[kind](_grid(n), (THREADS,), arguments)
+        keys, other_keys, places, other_places, counts, totals, heads, firsts = parts
+        sorted_tiles, block = blocks(n, TILE), (THREADS,)
+        for digit in range(kind.itemsize):
+            first, shift = digit == 0, digit * DIGIT_BITS
+            HISTOGRAM[kind, first]((sorted_tiles,), block, (x, other_keys, n, shift, counts))
+            SCAN((DIGITS if n else 0,), block, (counts, sorted_tiles, totals))
+            arguments = (x, other_keys, other_places, n, shift, counts, totals, keys, places)
+            SCATTER[kind, first]((sorted_tiles,), block, arguments)
+            keys, other_keys, places, other_places = other_keys, keys, other_places, places
+        grid = (tiles(n),)
+        HEADS[kind](grid, block, (other_keys, n, heads))
+        arguments = (x, other_keys, other_places, n, heads, number, y, indices, inverse, firsts)
+        UNIQUE[kind](grid, block, arguments)
+        LENGTHS((min(blocks(n, THREADS), 1 << 16),), block, (firsts, number, lengths, n))
 
     def sample(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         return rng.integers(-50, 50, shape)

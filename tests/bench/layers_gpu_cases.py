@@ -13,6 +13,7 @@ from graphopt_layers.fourier import FusedDFT, FusedSTFT
 from graphopt_layers.gated import FusedGeGLU, FusedGeGLUSplit, FusedSwiGLU, FusedSwiGLUSplit
 from graphopt_layers.norms import FusedAddLayerNorm, FusedAddRMSNorm, FusedRMSNorm
 from graphopt_layers.rotary import FusedRotaryHalf, FusedRotaryInterleaved
+from graphopt_layers.rotary_pairs import FusedRotaryAngles, FusedRotaryPairs
 from graphopt_layers.sampling import FusedCol2Im, FusedGridSample3D, FusedMaxUnpool
 from graphopt_layers.scatter import FusedScatterElements, FusedScatterND
 from graphopt_layers.unique import FusedUnique
@@ -72,6 +73,23 @@ def rotary_interleaved(x, cos, sin):
     even, odd = x[..., ::2], x[..., 1::2]
     c, s = cos[:, None], sin[:, None]
     return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
+
+
+def rotary_pairs(x, cos, sin):
+    import torch
+
+    return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) * sin
+
+
+def rotary_angles(x, cos, sin):
+    import torch
+
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+
+
+def wrapped(x):
+    return _functional().pad(x, (1, 1, 1, 1), mode="circular")
 
 
 def nonzero(x):
@@ -202,12 +220,29 @@ SPECS = [
         "torch": rotary_interleaved,
     },
     {
+        "layer": FusedRotaryPairs,
+        "shapes": {"x": (4, 32, 4096, 128), "cos": (4096, 128), "sin": (4096, 128)},
+        "dtypes": HALF_FIRST[:2],
+        "torch": rotary_pairs,
+    },
+    {
+        "layer": FusedRotaryAngles,
+        "shapes": {"x": (4, 32, 4096, 128), "cos": (4096, 64), "sin": (4096, 64)},
+        "dtypes": HALF_FIRST[:2],
+        "torch": rotary_angles,
+    },
+    {
         "layer": FusedBitwiseXor,
         "shapes": {"a": (4096, 8192), "b": (4096, 8192)},
         "dtypes": ("int32", "uint8"),
         "torch": lambda a, b: a ^ b,
     },
-    {"layer": FusedPadRepeat, "shapes": {"x": (16, 64, 256, 256)}, "dtypes": ("float16", "float32")},
+    {
+        "layer": FusedPadRepeat,
+        "shapes": {"x": (16, 64, 256, 256)},
+        "dtypes": ("float16", "float32"),
+        "torch": wrapped,
+    },
     {
         "layer": FusedScatterND,
         "shapes": {"data": (65536, 512), "indices": (65536, 1), "updates": (65536, 512)},

@@ -95,9 +95,10 @@ VALUES = ("float", "__half", "__nv_bfloat16", "int", "long long")
 
 
 def compaction():
-    for name, kinds in (("count_set", SET), ("coordinates", SET), ("kept", VALUES)):
-        yield from (f"{name}<{kind}>" for kind in kinds)
-    yield from ("sum_up<int>", "places<bool>")
+    yield from (f"count_set<{kind}>" for kind in SET)
+    yield from (f"coordinates<{kind}, {rank}, long long>" for kind, rank in product(SET, (1, 3, 8)))
+    yield "coordinates<bool, 0, int>"
+    yield from (f"kept<{kind}, {width}>" for kind, width in product(VALUES, (1, 2)))
 
 
 def sampling():
@@ -105,7 +106,7 @@ def sampling():
 
 
 def unpool():
-    yield from (f"{name}<{kind}>" for name, kind in product(("clear", "unpool"), FLOATS))
+    yield from (f"{name}<{kind}, 2>" for name, kind in product(("clear", "unpool"), FLOATS))
 
 
 def col2im():
@@ -116,16 +117,17 @@ UNIQUE = ("float", "__half", "int", "long long")
 
 
 def unique():
-    for name in ("begin", "step", "tile", "heads", "unique"):
-        yield from (f"{name}<{kind}>" for kind in UNIQUE)
-    yield "rank<bool>"
+    for name in ("histogram", "scatter"):
+        yield from (f"{name}<{kind}, {first}>" for kind, first in product(UNIQUE, ("true", "false")))
+    yield from (f"{name}<{kind}>" for name, kind in product(("count_heads", "unique"), UNIQUE))
+    yield from ("scan", "lengths")
 
 
 def transform():
     lengths = ("256, 16, 16, 16", "512, 64, 8, 8, 8", "200, 40, 8, 5, 5", "4096, 256, 16, 16, 16", "61, 61, 1, 61",
                "4095, 256, 13, 9, 7, 5", "1, 1, 1", "132, 12, 12, 11")  # fmt: skip
     forms = ("0, false, false, 2", "0, true, false, 1", "1, true, false, 1", "2, false, true, 2")
-    for kind, form, length in product(FLOATS, forms, lengths):
+    for kind, (form, length) in product(FLOATS, zip(forms * 2, lengths, strict=True)):
         yield f"transform<{kind}, {form}, {length}>"
 
 

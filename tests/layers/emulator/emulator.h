@@ -43,6 +43,7 @@ struct Fiber {
     ucontext_t context;
     std::vector<char> stack;
     int waits = 0;  // 1: for the block, 2: for the warp
+    unsigned fences = 0;  // barriers of its warp so far
     const void* at = nullptr;
     bool ended = false;
 };
@@ -58,7 +59,7 @@ inline void* data;
 
 // Which thread wrote and read each byte last, and after how many barriers of its block. The compiler tells of every
 // access (-fsanitize=thread); atomics are not told, and conflict with nothing.
-struct Cell { unsigned writer = 0, written = 0, reader = 0, read = 0; };
+struct Cell { unsigned writer = 0, written = 0, reader = 0, read = 0, write_fences = 0, read_fences = 0; };
 inline std::unordered_map<uintptr_t, Cell> cells;
 inline unsigned barriers, block;
 inline bool watched = false;
@@ -70,16 +71,21 @@ OUTSIDE inline void touch(uintptr_t at, int size, bool writes) {
     const bool shared = at >= uintptr_t(__bss_start) && at < uintptr_t(_end);  // each block has its own
     for (int i = 0; i < size; i++) {
         Cell& c = cells[at + i];
-        const bool after_write = c.writer && c.writer != self && ((c.writer - 1) / 1024 != block ? !shared : c.written == barriers);
-        const bool after_read = c.reader && c.reader != self && ((c.reader - 1) / 1024 != block ? !shared : c.read == barriers);
+        const auto meets = [&](unsigned other, unsigned when, unsigned fences) {
+            if (!other || other == self) return false;
+            if ((other - 1) / 1024 != block) return !shared;
+            return when == barriers && ((other - 1) / 32 != (self - 1) / 32 || fences == fibers[current].fences);
+        };
+        const bool after_write = meets(c.writer, c.written, c.write_fences);
+        const bool after_read = meets(c.reader, c.read, c.read_fences);
         if (after_write || (writes && after_read)) {
             snprintf(message, sizeof message, "threads %u and %u of blocks %u and %u race", (after_write ? c.writer : c.reader) - 1,
                      self - 1, ((after_write ? c.writer : c.reader) - 1) / 1024, block);
             watched = false;
             siglongjmp(escape, 1);
         }
-        if (writes) c.writer = self, c.written = barriers;
-        else c.reader = self, c.read = barriers;
+        if (writes) c.writer = self, c.written = barriers, c.write_fences = fibers[current].fences;
+        else c.reader = self, c.read = barriers, c.read_fences = fibers[current].fences;
     }
 }
 
@@ -114,7 +120,7 @@ OUTSIDE inline bool run_block(int order) {
     const int count = blockDim.x * blockDim.y * blockDim.z;
     for (int i = 0; i < count; i++) {
         Fiber& f = fibers[i];
-        f.waits = 0, f.ended = false;
+        f.waits = 0, f.fences = 0, f.ended = false;
         getcontext(&f.context);
         f.context.uc_stack.ss_sp = f.stack.data();
         f.context.uc_stack.ss_size = f.stack.size();
@@ -204,7 +210,10 @@ template <class... P> OUTSIDE const char* run(void (*kernel)(P...), const unsign
 }  // namespace emu
 
 __attribute__((noinline)) inline void __syncthreads() { emu::wait(1, __builtin_return_address(0)); }
-inline void __syncwarp(unsigned = ~0u) { emu::wait(2, nullptr); }
+OUTSIDE inline void __syncwarp(unsigned = ~0u) {
+    emu::wait(2, nullptr);
+    emu::fibers[emu::current].fences++;
+}
 template <class T> OUTSIDE T emu_exchange(T v, int lane) {
     const int self = emu::current, base = self & ~31;
     memcpy(&emu::slots[self], &v, sizeof v);
@@ -220,6 +229,17 @@ template <class T> T __shfl_up_sync(unsigned, T v, unsigned step) {
     return emu_exchange(v, lane >= int(step) ? lane - int(step) : lane);
 }
 template <class T> T __shfl_sync(unsigned, T v, int lane) { return emu_exchange(v, lane); }
+// The lanes whose values are like this one's.
+OUTSIDE inline unsigned __match_any_sync(unsigned, unsigned v) {
+    const int self = emu::current, base = self & ~31;
+    memcpy(&emu::slots[self], &v, sizeof v);
+    emu::wait(2, nullptr);
+    unsigned same = 0;
+    for (int lane = 0; lane < 32; lane++) same |= unsigned(memcmp(&emu::slots[base + lane], &v, sizeof v) == 0) << lane;
+    emu::wait(2, nullptr);
+    return same;
+}
+OUTSIDE inline unsigned __ballot_sync(unsigned all, bool v) { const unsigned same = __match_any_sync(all, v); return v ? same : ~same; }
 template <class T> OUTSIDE T atomicAdd(T* p, T v) { const T old = *p; *p = old + v; return old; }
 template <class T> OUTSIDE T atomicCAS(T* p, T seen, T wanted) { const T old = *p; if (old == seen) *p = wanted; return old; }
 template <class T> OUTSIDE T atomicMax(T* p, T v) { const T old = *p; if (v > old) *p = v; return old; }
