@@ -24,21 +24,30 @@ template <bool INVERSE> __device__ __forceinline__ float2 root(int turn, int len
     sincospif((INVERSE ? 2.0f : -2.0f) * float(turn) / float(length), &s, &c);
     return make_float2(c, s);
 }
-// cos and sin of 2 pi k / R for 0 <= k < R, worked out by the compiler: series about the nearest half turn.
-template <int R> struct Roots {
-    float c[R], s[R];
-    __host__ __device__ constexpr Roots() : c(), s() {
-        for (int k = 0; k < R; k++) {
-            const double x = 6.283185307179586476925 * (2 * k > R ? k - R : k) / R;
-            double term = 1, cosine = 0, sine = 0;
-            for (int i = 0; i < 40; i += 2) {
-                cosine += term;
-                term *= x / (i + 1);
-                sine += term;
-                term *= -x / (i + 2);
-            }
-            c[k] = float(cosine);
-            s[k] = float(sine);
+// exp(2 pi i k / length), worked out by the compiler: series about the nearest whole turn.
+struct Turn {
+    float c, s;
+    __host__ __device__ constexpr Turn(int k, int length) : c(), s() {
+        const double x = 6.283185307179586476925 * (2 * k > length ? k - length : k) / length;
+        double term = 1, cosine = 0, sine = 0;
+        for (int i = 0; i < 40; i += 2) {
+            cosine += term;
+            term *= x / (i + 1);
+            sine += term;
+            term *= -x / (i + 2);
+        }
+        c = float(cosine);
+        s = float(sine);
+    }
+};
+// The turns of k * STEP / LENGTH for 0 <= k < COUNT.
+template <int COUNT, int STEP, int LENGTH> struct Turns {
+    float c[COUNT], s[COUNT];
+    __host__ __device__ constexpr Turns() : c(), s() {
+        for (int k = 0; k < COUNT; k++) {
+            const Turn one(k * STEP % LENGTH, LENGTH);
+            c[k] = one.c;
+            s[k] = one.s;
         }
     }
 };
@@ -46,7 +55,7 @@ template <int R> struct Roots {
 // u becomes its transform of R points, in registers.
 template <int R, bool INVERSE> __device__ __forceinline__ void short_transform(float2 (&u)[R]) {
     constexpr float SIGN = INVERSE ? 1.0f : -1.0f;
-    constexpr Roots<R> roots;
+    constexpr Turns<R, 1, R> roots;
     if constexpr (R == 1) {
     } else if constexpr (R == 2) {
         const float2 a = u[0], b = u[1];
@@ -187,7 +196,7 @@ template <int WIDE, class T> __device__ __forceinline__ float2 two(const T* p) {
 
 // Every row of P threads transforms a frame. x: frames that begin `apart` elements after each other in rows of `row`
 // elements (of PARTS numbers); y: (frames, bins, 2). PARTS 0: real frames of 2 N points, taken as N complex ones z,
-// y[k] = e + w o, y[N - k] = conj(e - w o), e and o = (Z[k] +- conj Z[N - k]) / 2 (o divided by i), w = exp(-i pi k / N).
+// y[k] = e + w o, y[N - k] = conj(e - w o), e and o = (Z[k] +- conj Z[N - k]) / 2 (o by i), w = exp(-i pi k / N).
 // WIDE 2: addresses of pairs are multiples of their bytes.
 template <class T, int PARTS, bool WINDOW, bool INVERSE, int WIDE, int N, int P, int... RADICES>
 __global__ void transform(const T* x, const T* window, T* y, int frames, int per_row, i64 row, i64 apart, int bins,
@@ -225,11 +234,17 @@ __global__ void transform(const T* x, const T* window, T* y, int frames, int per
     } else {
         steps<N, P, INVERSE, 1, RADICES...>(read, mine, [mine](int at, float2 v) { mine[place(at)] = v; });
         __syncthreads();
-        for (int k = threadIdx.x; 2 * k <= N; k += P) {
+        constexpr int TURNS = (N / 2 + P) / P;
+        constexpr Turns<TURNS, P, 2 * N> further;
+        const float2 first = root<false>(threadIdx.x, 2 * N);
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int k = threadIdx.x + turn * P;
+            if (2 * k > N) break;
             const float2 a = mine[place(k)], b = mine[place(k ? N - k : 0)];
             const float2 e = make_float2((a.x + b.x) * 0.5f, (a.y - b.y) * 0.5f);
             const float2 o = make_float2((a.y + b.y) * 0.5f, (b.x - a.x) * 0.5f);
-            const float2 turned = times(o, root<INVERSE>(k, 2 * N));
+            const float2 turned = times(o, times(first, make_float2(further.c[turn], -further.s[turn])));
             const float2 low = plus(e, turned), high = make_float2(e.x - turned.x, turned.y - e.y);
             write(k, low);
             if (2 * k < N) write(N - k, high);
@@ -250,7 +265,10 @@ SHORT = 16
 
 @cache
 def radices(n: int, most: int) -> tuple[int, ...]:
-    """Factors of n: as few as can be, none above `most` but for primes, the largest as small as can be; long ones last."""
+    """Factors of n: as few as can be, none above `most` but for primes, the largest as small as can be.
+
+    The long ones (above SHORT) come last, and never first.
+    """
     found = [(n,)] if n <= most else []
     divisors = [one for one in range(2, n) if n % one == 0]
     for factor in [one for one in divisors if one <= most] or divisors[:1]:

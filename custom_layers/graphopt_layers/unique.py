@@ -56,17 +56,23 @@ __device__ __forceinline__ typename Key<T>::type key(const T* x, const typename 
 // counts[digit, tile]: how many keys of the tile have the digit.
 template <class T, bool FIRST>
 __global__ void histogram(const T* x, const typename Key<T>::type* keys, int n, int shift, int* counts) {
-    __shared__ int found[DIGITS];
-    found[threadIdx.x] = 0;
+    __shared__ int found[WARPS][DIGITS];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    for (int i = 0; i < WARPS; i++) found[i][threadIdx.x] = 0;
     __syncthreads();
-    const i64 first = i64(blockIdx.x) * TILE;
-#pragma unroll 4
+    const i64 first = i64(blockIdx.x) * TILE + warp * (32 * EACH) + lane;
+#pragma unroll
     for (int k = 0; k < EACH; k++) {
-        const i64 at = first + k * THREADS + threadIdx.x;
-        if (at < n) atomicAdd(&found[unsigned(key<T, FIRST>(x, keys, at) >> shift) & (DIGITS - 1)], 1);
+        const i64 at = first + k * 32;
+        const unsigned d = at < n ? unsigned(key<T, FIRST>(x, keys, at) >> shift) & (DIGITS - 1) : DIGITS;
+        const unsigned same = __match_any_sync(ALL, d);
+        if (lane == __ffs(same) - 1 && d < DIGITS) found[warp][d] += __popc(same);
+        __syncwarp();
     }
     __syncthreads();
-    counts[i64(threadIdx.x) * gridDim.x + blockIdx.x] = found[threadIdx.x];
+    int total = 0;
+    for (int i = 0; i < WARPS; i++) total += found[i][threadIdx.x];
+    counts[i64(threadIdx.x) * gridDim.x + blockIdx.x] = total;
 }
 // A block a digit: counts become those of the tiles before; totals: of all tiles.
 __global__ void scan(int* counts, int tiles, int* totals) {
