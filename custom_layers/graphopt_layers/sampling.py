@@ -10,6 +10,8 @@ import graphopt
 from graphopt.layers.launch import blocks, vector
 
 THREADS = 256
+MOST = 65535
+"""Blocks along the second axis of a grid."""
 
 
 def _grid(count: int) -> tuple[int]:
@@ -203,26 +205,27 @@ COL2IM = graphopt.Kernel(
 #include <graphopt.cuh>
 using namespace go;
 
-// x: (batch * channels, kh * kw, lh * lw) -> y: (batch * channels, h, w); a thread gathers one element.
-template <class T>
-__global__ void col2im(const T* x, T* y, i64 count, int h, int w, int kh, int kw, int lh, int lw, int sh, int sw,
-                       int ph, int pw, int dh, int dw) {
-    const i64 plane = i64(h) * w, windows = i64(lh) * lw;
-    for (i64 at = thread(); at < count; at += threads()) {
-        const i64 image = at / plane;
-        const int rest = int(at - image * plane), row = rest / w, column = rest - row * w;
-        const T* from = x + image * kh * kw * windows;
+// x: (images, KH * KW, lh * lw) -> y: (images, h, w), strides S and dilations D; a thread gathers one element.
+template <class T, int KH, int KW, int SH, int SW, int DH, int DW>
+__global__ void col2im(const T* x, T* y, int images, int h, int w, int lh, int lw, int ph, int pw) {
+    const int plane = h * w, windows = lh * lw, at = int(thread());
+    if (at >= plane) return;
+    const int row = at / w, column = at - row * w;
+    for (int image = blockIdx.y; image < images; image += gridDim.y) {
+        const T* from = x + i64(image) * (KH * KW) * windows;
         float sum = 0;
-        for (int i = 0; i < kh; i++) {
-            const int top = row + ph - i * dh;
-            if (top < 0 || top % sh || top / sh >= lh) continue;
-            for (int j = 0; j < kw; j++) {
-                const int left = column + pw - j * dw;
-                if (left < 0 || left % sw || left / sw >= lw) continue;
-                sum += to_float(from[(i * kw + j) * windows + i64(top / sh) * lw + left / sw]);
+#pragma unroll KH * KW <= 64 ? KH : 1
+        for (int i = 0; i < KH; i++) {
+            const int top = row + ph - i * DH, r = top / SH;
+            const bool in = top >= 0 && top % SH == 0 && r < lh;
+#pragma unroll KH * KW <= 64 ? KW : 1
+            for (int j = 0; j < KW; j++) {
+                const int left = column + pw - j * DW, c = left / SW;
+                if (in && left >= 0 && left % SW == 0 && c < lw)
+                    sum += to_float(from[i64(i * KW + j) * windows + r * lw + c]);
             }
         }
-        y[at] = from_float<T>(sum);
+        y[i64(image) * plane + at] = from_float<T>(sum);
     }
 }
 """,
@@ -277,11 +280,11 @@ class FusedCol2Im(graphopt.Layer):
         return graphopt.tensor(x.dtype, (x.shape[0], x.shape[1] // int(np.prod(self.block_shape)), *self.image_shape))
 
     def enqueue(self, x: Any, y: Any) -> None:
-        arguments = (
-            x, y, y.size, *self.image_shape, *self.block_shape, *self._windows(), *self.strides, *self.pads[:2],
-            *self.dilations,
-        )  # fmt: skip
-        COL2IM[x.dtype](_grid(y.size), (THREADS,), arguments)
+        plane = int(np.prod(self.image_shape))
+        images = y.size // plane
+        template = (x.dtype, *self.block_shape, *self.strides, *self.dilations)
+        arguments = (x, y, images, *self.image_shape, *self._windows(), *self.pads[:2])
+        COL2IM[template]((blocks(plane, THREADS), min(images, MOST)), (THREADS,), arguments)
 
 
 @graphopt.hookimpl

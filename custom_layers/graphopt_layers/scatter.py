@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,14 +65,15 @@ template <class A, int KIND> __device__ __forceinline__ void accumulate(A* to, A
     }
 }
 
-// indices: (rows, depth), which address the first `depth` axes of sizes n and strides s; updates: (rows, inner).
+// indices: (rows, depth), which address the first `depth` axes of sizes n and strides s; updates: (rows, inner), each
+// row by blockDim.x threads.
 template <class A, class T, int KIND>
-__global__ void scatter_nd(const i64* indices, const T* updates, A* y, i64 count, i64 inner, int depth,
+__global__ void scatter_nd(const i64* indices, const T* updates, A* y, i64 rows, i64 inner, int depth,
                            i64 n0, i64 n1, i64 n2, i64 n3, i64 s0, i64 s1, i64 s2, i64 s3) {
     const i64 n[4] = {n0, n1, n2, n3}, s[4] = {s0, s1, s2, s3};
-    for (i64 at = thread(); at < count; at += threads()) {
-        const i64 row = at / inner;
-        i64 place = at - row * inner;
+    const i64 step = i64(gridDim.x) * blockDim.y;
+    for (i64 row = i64(blockIdx.x) * blockDim.y + threadIdx.y; row < rows; row += step) {
+        i64 place = 0;
         bool in = true;
 #pragma unroll
         for (int k = 0; k < 4; k++)
@@ -81,15 +83,17 @@ __global__ void scatter_nd(const i64* indices, const T* updates, A* y, i64 count
                 in = in && i >= 0 && i < n[k];
                 place += i * s[k];
             }
-        if (in) accumulate<A, KIND>(y + place, widen<A>(updates[at]));
+        if (!in) continue;
+        for (i64 at = threadIdx.x; at < inner; at += blockDim.x)
+            accumulate<A, KIND>(y + place + at, widen<A>(updates[row * inner + at]));
     }
 }
 
-// data: (outer, n, inner); indices, updates: (outer, m, inner).
-template <class A, class T, int KIND>
-__global__ void scatter_elements(const i64* indices, const T* updates, A* y, i64 count, i64 m, i64 n, i64 inner) {
+// data: (outer, n, inner); indices, updates: (outer, m, inner). I: unsigned and wide enough for `count`.
+template <class A, class T, int KIND, class I>
+__global__ void scatter_elements(const i64* indices, const T* updates, A* y, i64 count, I m, i64 n, I inner) {
     for (i64 at = thread(); at < count; at += threads()) {
-        const i64 row = at / inner, column = at - row * inner, outer = row / m;
+        const I row = I(at) / inner, column = I(at) - row * inner, outer = row / m;
         i64 i = indices[at];
         i += i < 0 ? n : 0;
         if (i >= 0 && i < n) accumulate<A, KIND>(y + (outer * n + i) * inner + column, widen<A>(updates[at]));
@@ -129,19 +133,16 @@ class _Scatter(graphopt.Layer):
     def infer(self, data: Any, indices: Any, updates: Any) -> Any:
         return data
 
-    def _run(
-        self, kernel: graphopt.Kernel, indices: Any, updates: Any, data: Any, y: Any, scratch: Any, more: Any
-    ) -> None:
+    def _run(self, data: Any, y: Any, scratch: Any, scatter: Callable[[Any, Any], None]) -> None:
+        """y = data, then `scatter(dtype, target)`, in float32 where the dtype is half."""
         half = data.dtype.itemsize == 2
-        kind = "float32" if half else data.dtype
-        target = scratch if half else y
+        kind, target = ("float32", scratch) if half else (data.dtype, y)
         width = vector(data, columns=data.size) if half else vector(data, y)
         while half and width > 4:
             width //= 2
         count = data.size // width
         SPREAD[kind, data.dtype, width](_grid(count), (THREADS,), (data, target, count))
-        arguments = (indices, updates, target, updates.size, *more)
-        kernel[kind, data.dtype, KINDS[self.reduction]](_grid(updates.size), (THREADS,), arguments)  # type: ignore[attr-defined]
+        scatter(kind, target)
         if half:
             width = min(vector(y, columns=y.size), 4)
             NARROW[y.dtype, width](_grid(y.size // width), (THREADS,), (target, y, y.size // width))
@@ -181,7 +182,16 @@ class FusedScatterND(_Scatter):
         strides = [int(np.prod(data.shape[axis + 1 :])) for axis in range(depth)]
         padded = [*data.shape[:depth], *[1] * (4 - depth), *strides, *[0] * (4 - depth)]
         inner = max(int(np.prod(data.shape[depth:])), 1)
-        self._run(SCATTER_ND, indices, updates, data, y, workspace, (inner, depth, *padded))
+        rows, along = updates.size // inner, 1
+        while along < min(inner, THREADS):
+            along *= 2
+
+        def scatter(kind: Any, target: Any) -> None:
+            grid = (min(blocks(rows, THREADS // along), 1 << 20),)
+            arguments = (indices, updates, target, rows, inner, depth, *padded)
+            SCATTER_ND[kind, data.dtype, KINDS[self.reduction]](grid, (along, THREADS // along), arguments)
+
+        self._run(data, y, workspace, scatter)
 
     def sample(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         return _sample(self.reduction, name, rng.integers(-3, 4, shape), rng)
@@ -221,8 +231,14 @@ class FusedScatterElements(_Scatter):
     def enqueue(self, data: Any, indices: Any, updates: Any, y: Any, workspace: Any = None) -> None:
         axis = self.axis % data.ndim
         inner = max(int(np.prod(data.shape[axis + 1 :])), 1)
-        more = (max(indices.shape[axis], 1), data.shape[axis], inner)
-        self._run(SCATTER_ELEMENTS, indices, updates, data, y, workspace, more)
+        index = "unsigned" if updates.size < 1 << 31 else "unsigned long long"
+
+        def scatter(kind: Any, target: Any) -> None:
+            arguments = (indices, updates, target, updates.size, max(indices.shape[axis], 1), data.shape[axis], inner)
+            instance = SCATTER_ELEMENTS[kind, data.dtype, KINDS[self.reduction], index]
+            instance(_grid(updates.size), (THREADS,), arguments)
+
+        self._run(data, y, workspace, scatter)
 
     def sample(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         return _sample(self.reduction, name, rng.integers(-3, 3, shape), rng)

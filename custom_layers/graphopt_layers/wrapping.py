@@ -37,57 +37,36 @@ __device__ __forceinline__ uint4 unaligned(const char* at) {
 }
 
 // Axes (a0, a1, a2, columns): n are the sizes of the input, m of the output, p what is before. blockDim.x threads write
-// a row: vectors of WIDTH from its first aligned place on, then what is left at both its ends. ROWS of them at once:
-// all is read before anything is written.
-constexpr int ROWS = 4;
+// a row: vectors of WIDTH, at aligned places, of what is copied from one place of x; then single elements at both ends.
 template <class T, int WIDTH, int MODE>
 __global__ void pad(const T* x, T* y, int n0, int n1, int n2, int n3, int m0, int m1, int m2, int m3, int p0, int p1,
                     int p2, int p3) {
     const char* const begin = reinterpret_cast<const char*>(x);
     const char* const end = reinterpret_cast<const char*>(x + i64(n0) * n1 * n2 * n3);
-    const int first_row = blockIdx.x * blockDim.y * ROWS + threadIdx.y;
+    const int r2 = blockIdx.x * blockDim.y + threadIdx.y;
+    if (r2 >= m2) return;
+    const int i2 = source<MODE>(r2 - p2, n2);
     for (int r0 = blockIdx.z; r0 < m0; r0 += gridDim.z) {
         for (int r1 = blockIdx.y; r1 < m1; r1 += gridDim.y) {
             const i64 plane = i64(source<MODE>(r0 - p0, n0)) * n1 + source<MODE>(r1 - p1, n1);
-            const T* from[ROWS];
-            T* to[ROWS];
-            int head[ROWS], body[ROWS];
-#pragma unroll
-            for (int j = 0; j < ROWS; j++) {
-                const int row = first_row + j * blockDim.y, r2 = min(row, m2 - 1);
-                from[j] = x + (plane * n2 + source<MODE>(r2 - p2, n2)) * n3;
-                to[j] = y + ((i64(r0) * m1 + r1) * m2 + r2) * m3;
-                head[j] = min(m3, int((-reinterpret_cast<unsigned long long>(to[j]) & 15) / sizeof(T)));
-                body[j] = row < m2 ? (m3 - head[j]) / WIDTH : -1;
-            }
-            for (int v = threadIdx.x; v < m3 / WIDTH; v += blockDim.x) {
-                uint4 w[ROWS];
-#pragma unroll
-                for (int j = 0; j < ROWS; j++) {
-                    const int shifted = head[j] + v * WIDTH - p3;
-                    const char* first = reinterpret_cast<const char*>(from[j] + shifted);
-                    const unsigned off = reinterpret_cast<unsigned long long>(first) & 15;
-                    if (v >= body[j]) continue;
-                    if (shifted >= 0 && shifted + WIDTH <= n3 && first - off >= begin &&
-                        first - off + (off ? 32 : 16) <= end) {
-                        w[j] = unaligned(first);
-                    } else {
-                        Vector<T, WIDTH> one;
-#pragma unroll
-                        for (int k = 0; k < WIDTH; k++) one[k] = from[j][source<MODE>(shifted + k, n3)];
-                        memcpy(&w[j], &one, 16);
-                    }
+            const T* from = x + (plane * n2 + i2) * n3;
+            T* to = y + ((i64(r0) * m1 + r1) * m2 + r2) * m3;
+            const int phase = int((-reinterpret_cast<unsigned long long>(to) & 15) / sizeof(T));
+            const int first = phase + (max(p3 - phase, 0) + WIDTH - 1) / WIDTH * WIDTH;
+            const int last = first + max(p3 + n3 - first, 0) / WIDTH * WIDTH;
+            for (int at = first + threadIdx.x * WIDTH; at < last; at += blockDim.x * WIDTH) {
+                const char* p = reinterpret_cast<const char*>(from + (at - p3));
+                const unsigned off = reinterpret_cast<unsigned long long>(p) & 15;
+                if (p - off >= begin && p - off + 32 <= end) {
+                    *reinterpret_cast<uint4*>(to + at) = unaligned(p);
+                } else {
+                    for (int k = 0; k < WIDTH; k++) to[at + k] = from[at - p3 + k];
                 }
-#pragma unroll
-                for (int j = 0; j < ROWS; j++)
-                    if (v < body[j]) *reinterpret_cast<uint4*>(to[j] + head[j] + v * WIDTH) = w[j];
             }
-            for (int k = threadIdx.x; k < 2 * WIDTH; k += blockDim.x) {
-#pragma unroll
-                for (int j = 0; j < ROWS; j++) {
-                    const int at = k < head[j] ? k : k + body[j] * WIDTH;
-                    if (body[j] >= 0 && at < m3) to[j][at] = from[j][source<MODE>(at - p3, n3)];
-                }
+            const int head = min(first, m3), tail = max(last, head);
+            for (int k = threadIdx.x; k < head + m3 - tail; k += blockDim.x) {
+                const int at = k < head ? k : k - head + tail;
+                to[at] = from[source<MODE>(at - p3, n3)];
             }
         }
     }
@@ -96,11 +75,9 @@ __global__ void pad(const T* x, T* y, int n0, int n1, int n2, int n3, int m0, in
     "pad",
 )
 MODES = {"wrap": 0, "reflect": 1, "edge": 2}
-THREADS = 256
-SHARES = (256, 128, 64, 32, 16, 8)
+THREADS = 128
+SHARES = (128, 64, 32, 16, 8)
 """Of a block's threads, that write one row: the number that leaves the fewest idle."""
-ROWS = 4
-"""That a thread writes at once."""
 MOST = 65535
 """Blocks along the second and third axis of a grid."""
 
@@ -149,8 +126,7 @@ class FusedPadRepeat(graphopt.Layer):
         width = VECTOR_BYTES // x.itemsize
         vectors = max(1, y.shape[3] // width)
         along = max(SHARES, key=lambda share: (round(vectors / (blocks(vectors, share) * share), 2), share))
-        rows = ROWS * THREADS // along
-        grid = (blocks(y.shape[2], rows), min(y.shape[1], MOST), min(y.shape[0], MOST))
+        grid = (blocks(y.shape[2], THREADS // along), min(y.shape[1], MOST), min(y.shape[0], MOST))
         arguments = (x, y, *x.shape, *y.shape, *self.pads[:4])
         PAD[x.dtype, width, MODES[self.mode]](grid, (along, THREADS // along), arguments)
 

@@ -123,6 +123,11 @@ def _within_planes(pointer, indices, size):
     return indices % size
 
 
+def rows(shape):
+    """Rows of 65,536, in no order."""
+    return np.random.default_rng(1).integers(0, 65536, shape)
+
+
 def corners(shape):
     """Where a max pool of 2 by 2 took the first element of every window, over the whole tensor."""
     n, c, h, w = shape
@@ -248,12 +253,16 @@ SPECS = [
         "shapes": {"data": (65536, 512), "indices": (65536, 1), "updates": (65536, 512)},
         "types": {"indices": "int64"},
         "dtypes": ("float32", "float16"),
+        "values": {"indices": rows},
+        "torch": lambda data, indices, updates: data.index_add(0, indices[:, 0], updates),
     },
     {
         "layer": FusedScatterElements,
         "shapes": {"data": (65536, 512), "indices": (65536, 512), "updates": (65536, 512)},
         "types": {"indices": "int64"},
         "dtypes": ("float32",),
+        "values": {"indices": rows},
+        "torch": lambda data, indices, updates: data.scatter_add(0, indices, updates),
     },
     {
         "layer": FusedNonZero,

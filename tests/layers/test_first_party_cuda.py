@@ -87,7 +87,9 @@ def scatter_nd():
 
 
 def scatter_elements():
-    yield from (f"scatter_elements<{wide}, {kind}, {act}>" for (wide, kind), act in product(accumulators(), range(4)))
+    yield from (
+        f"scatter_elements<{wide}, {kind}, {act}, unsigned>" for (wide, kind), act in product(accumulators(), range(4))
+    )
 
 
 SET = ("float", "__half", "int", "long long", "bool")
@@ -110,7 +112,8 @@ def unpool():
 
 
 def col2im():
-    yield from (f"col2im<{kind}>" for kind in FLOATS)
+    windows = ("3, 3, 1, 1, 1, 1", "2, 3, 2, 1, 1, 2", "16, 16, 4, 4, 1, 1")
+    yield from (f"col2im<{kind}, {window}>" for kind, window in product(FLOATS, windows))
 
 
 UNIQUE = ("float", "__half", "int", "long long")
@@ -147,7 +150,7 @@ KERNELS = {
     ("sampling", "COL2IM"): col2im,
     ("boxes", "SUPPRESS"): boxes,
     ("unique", "UNIQUE"): unique,
-    ("fourier", "TRANSFORM"): transform,
+    ("stockham", "TRANSFORM"): transform,
     ("deformable", "DEFORM"): deform,
     ("bits", "BITS"): bits,
     ("wrapping", "PAD"): pad,
