@@ -19,7 +19,8 @@ from .backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, 
 from .backends.tensorrt import FLAVORS
 from .config import Dims, Limits, Shapes, Target
 from .engines.build import build_or_load
-from .engines.key import NoKey, engine_key
+from .engines.key import engine_key
+from .engines.request import NoKey
 from .engines.store import Store
 from .errors import BackendError, ModelError, PassError, UsageError
 from .ir import dtypes

@@ -9,34 +9,34 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from graphopt.config import cache_folder
 from graphopt.errors import ModelError, UsageError
+from graphopt.folders import cache_folder
 from graphopt.ir.staging import staging
 
-from .digest import file_digest
+from .digest import file_digest, together
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_BYTES = 20_000_000_000
 
 
-@dataclass(frozen=True)
 class Stored:
     """One engine of the store."""
 
-    key: str
-    folder: Path
-    bytes: int
-    used: float
-    """When it was last asked for, in seconds since 1970."""
-    entry: dict[str, Any]
+    def __init__(self, key: str, folder: Path, size: int, used: float, entry: dict[str, Any]) -> None:
+        self.key = key
+        self.folder = folder
+        self.bytes = size
+        self.used = used
+        """When it was last asked for, in seconds since 1970."""
+        self.entry = entry
 
     def to_json(self) -> dict[str, Any]:
         made = self.entry.get("manifest", {})
@@ -216,13 +216,13 @@ def _limit() -> int:
 
 def _copy(source: Path, target: Path, *, safe: bool = False) -> str:
     """Copy a file; its digest, taken while the kernel copies. safe: it is on the disk when this returns."""
-    with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(file_digest, source)
-        shutil.copyfile(source, target)
-        if safe:
-            with target.open("rb") as file:
-                os.fsync(file.fileno())
-        return digest.result()
+    from shutil import copyfile
+
+    digest, _ = together((lambda: file_digest(source), lambda: str(copyfile(source, target))))
+    if safe:
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+    return digest
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from onnx import numpy_helper
 from graphopt.backends.build_options import BuildOptions
 from graphopt.config import Shapes, Target
 from graphopt.engines.digest import file_digest
-from graphopt.engines.key import NoKey, engine_key
+from graphopt.engines.key import engine_key
+from graphopt.engines.request import NoKey
 from graphopt.engines.store import Store, parse_bytes
 from graphopt.errors import UsageError
 from graphopt.registry import Registry
