@@ -88,7 +88,8 @@ class Build(Lookup):
             made_by={"command": self.command, "files": self.files}, **options,
         )  # fmt: skip
         self.answer = self.result.to_json()
-        made = self.answer["build"]["cache"]["key"]
+        cache = self.answer["build"]["cache"]
+        made = "" if cache["off"] else cache["key"]
         data = self._read_by_importer(began) if self.foreign else before
         if made and data is not None and self.answer["status"] in ("ok", "unchecked") and self._is_unchanged(before):
             assert self.store is not None

@@ -315,13 +315,10 @@ class Job:
         key, why = "", "it was switched off"
         if store is not None:
             try:
-                key, why = (
-                    engine_key(staged.model_path, shapes, options, self.target, backend.version(), self.registry),
-                    "",
-                )
+                version, why = backend.version(), ""
+                key = engine_key(staged.model_path, shapes, options, self.target, version, self.registry)
             except NoKey as error:
                 why = str(error)
-                self.report.warnings.append(f"the engine is not kept in the cache: {why}")
         made = {"key": key, **(made_by or {})}
 
         def make() -> BuildResult:
@@ -336,9 +333,11 @@ class Job:
 
         hit = False
         if store is not None and key:
-            built, hit = build_or_load(store, key, target, make, about, self.progress)
+            built, hit, why = build_or_load(store, key, target, make, about, self.progress)
         else:
             built = make()
+        if why and store is not None:
+            self.report.warnings.append(f"the engine is not kept in the cache: {why}")
         return Built(built, path, shapes, about(built), {"hit": hit, "key": key, "off": why})
 
     def _segmented(
