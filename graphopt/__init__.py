@@ -1,14 +1,13 @@
 """graphopt: a plugin-based graph optimizer for ONNX models that run on TensorRT.
 
-Importing this package is light: onnx, TensorRT, CuPy and onnxruntime are loaded where they are used.
+Importing this package is light: onnx, TensorRT, CuPy and onnxruntime are loaded where they are used, and of the
+standard library what takes long.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-from .config import Limits, Shapes, Target
 from .errors import (
     BackendError,
     GraphoptError,
@@ -20,7 +19,11 @@ from .errors import (
     VerificationError,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from .config import Limits, Shapes, Target
     from .hookspecs import API, hookimpl
     from .importing.ask import Import
     from .importing.door import import_model
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Limits": ".config",
+    "Shapes": ".config",
+    "Target": ".config",
     "API": ".hookspecs",
     "hookimpl": ".hookspecs",
     "Import": ".importing.ask",

@@ -4,12 +4,25 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; the process ends with its exit code."""
+    """Run the command line; the process ends with its exit code.
+
+    A `build` that was answered before is answered without the command line: importing that takes longer.
+    """
+    words = sys.argv[1:]
     try:
+        from .console import prepare
+
+        prepare()
+        if words[:1] == ["build"]:
+            from .lookup import recall
+
+            if recall(words):
+                sys.exit(0)
         from .cli import main as run
-    except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted; nothing was left half-written\n")
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        from .console import interrupted
+
+        sys.exit(interrupted(error, "--json" in words))
     run()
 
 

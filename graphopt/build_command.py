@@ -45,6 +45,7 @@ from .console import failures, progress
 from .errors import UsageError
 from .import_words import takes_import
 from .precision_words import request_of, takes_precision
+from .project import Typed
 
 EngineFile = Annotated[
     str | None,
@@ -137,7 +138,8 @@ def build(
             foreign=imported is not None,
         )
         with progress(quiet or as_json) as show:
-            if not job.answered(show):
+            show("looking into the engine cache", 0, 0)
+            if not job.answered():
                 job.run(
                     show,
                     importer=imported,
@@ -163,7 +165,9 @@ def build(
                     strict=strict,
                     limits=limits_of(time_limit, memory_limit),
                 )
-        job.tell(as_json, quiet, verbose)
+        if isinstance(context.obj, Typed):
+            job.remember(context.obj)
+        job.tell_all(verbose)
 
 
 def words_of(context: typer.Context) -> list[str]:

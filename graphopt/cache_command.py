@@ -27,7 +27,7 @@ def list_engines(as_json: Json = False) -> None:
     """List the engines of the cache, the one that was asked for last first."""
     with failures(as_json):
         from .engines.store import Store, age
-        from .report.units import size
+        from .report.units import several, size
 
         store = Store()
         found = store.entries()
@@ -54,7 +54,8 @@ def list_engines(as_json: Json = False) -> None:
             stdout().print(table)
         total = sum(one.bytes for one in found)
         stdout().print(
-            f"{len(found)} engines, {size(total)} of {size(store.limit_bytes)}, in {store.root}", markup=False
+            f"{several(len(found), 'engine')}, {size(total)} of {size(store.limit_bytes)}, in {store.root}",
+            markup=False,
         )
 
 
@@ -63,20 +64,22 @@ def verify(as_json: Json = False) -> None:
     """Read every engine of the cache; drop those whose bytes are not what was stored. Exit code 1 if there was one."""
     with failures(as_json):
         from .engines.store import Store
+        from .report.units import several
 
         store = Store()
         with progress(as_json) as show:
             found = store.verify(show)
         wrong = [(one, why) for one, why in found if why]
-        for one, _ in wrong:
-            store.drop(one.key)
+        kept = {one.key for one, _ in wrong if not store.drop(one.key)}
         if as_json:
             damaged = [{"key": one.key, "why": why} for one, why in wrong]
             print_json({"schema_version": SCHEMA_VERSION, "checked": len(found), "damaged": damaged})
         else:
             for one, why in wrong:
-                stdout().print(f"{one.key[:12]}: {why}; dropped", markup=False)
-            stdout().print(f"{len(found)} engines read, {len(wrong)} damaged", markup=False)
+                stdout().print(
+                    f"{one.key[:12]}: {why}; {'it cannot be removed' if one.key in kept else 'dropped'}", markup=False
+                )
+            stdout().print(f"{several(len(found), 'engine')} read, {len(wrong)} damaged", markup=False)
         if wrong:
             raise typer.Exit(1)
 
@@ -86,6 +89,7 @@ def prune(size: Size = None, as_json: Json = False) -> None:
     """Drop the engines that were not asked for longest, until the rest is within the limit."""
     with failures(as_json):
         from .engines.store import Store, parse_bytes
+        from .report.units import several
         from .report.units import size as text
 
         store = Store()
@@ -94,4 +98,4 @@ def prune(size: Size = None, as_json: Json = False) -> None:
         if as_json:
             print_json({"schema_version": SCHEMA_VERSION, "dropped": [one.key for one in dropped], "bytes": freed})
         else:
-            stdout().print(f"{len(dropped)} engines dropped, {text(freed)} freed", markup=False)
+            stdout().print(f"{several(len(dropped), 'engine')} dropped, {text(freed)} freed", markup=False)

@@ -52,7 +52,7 @@ from .arguments import (
 from .bisect import bisect
 from .build_command import add_to as add_build
 from .check_command import add_check
-from .console import SCHEMA_VERSION, USAGE, end_on_signals, fail, failures, options_from, print_json, progress, stdout
+from .console import SCHEMA_VERSION, USAGE, fail, failures, options_from, prepare, print_json, progress, stdout
 from .engine_commands import add_to as add_engine_commands
 from .errors import UsageError
 from .import_command import add_to as add_import_commands
@@ -62,7 +62,7 @@ from .layer_commands import add_to
 from .one_command import needed
 from .outcome import tell
 from .precision_words import add_precision_to, request_of, takes_precision
-from .project import find as find_project
+from .project import Typed, defaults
 
 app = typer.Typer(
     name="graphopt",
@@ -102,14 +102,13 @@ def _graphopt(
     options_from("")
     if config == "none" or context.resilient_parsing:
         return
-    from .project import defaults
-
-    with failures("--json" in (context.obj or ())):
-        path = Path(config) if config else find_project(Path.cwd())
+    typed = context.obj if isinstance(context.obj, Typed) else Typed([])
+    with failures("--json" in typed.words):
+        path = Path(config) if config else typed.project
         if path is not None:
             known: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
             plain = {name: one for name, one in known.items() if not hasattr(one, "commands")}
-            found = defaults(path, plain, context.obj or ())
+            found = defaults(path, plain, typed.words)
             context.default_map = dict(found)
             options_from(str(path) if found.get(context.invoked_subcommand or "") else "")
 
@@ -349,10 +348,7 @@ for add in (
 def main(arguments: list[str] | None = None) -> None:
     """The `graphopt` command."""
     words = sys.argv[1:] if arguments is None else arguments
-    end_on_signals()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a tick mark must not end a run on an ASCII terminal
+    prepare()
     try:
         with failures("--json" in words):
             code = _run(words)
@@ -362,9 +358,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> int:
+    typed = Typed(words)
     try:
-        found: Any = needed(app, words)(
-            args=words or ["--help"], prog_name="graphopt", standalone_mode=False, obj=words
+        found: Any = needed(app, typed)(
+            args=words or ["--help"], prog_name="graphopt", standalone_mode=False, obj=typed
         )
     except typer.Exit:
         raise

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt import backends
 from graphopt.config import Limits, Shapes, Target
-from graphopt.engines.key import gpu
+from graphopt.engines.request import gpu
 from graphopt.errors import BackendError
 from graphopt.manifest import nodes_of
 from graphopt.numerics.program import put

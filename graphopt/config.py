@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .errors import UsageError
 
@@ -102,11 +100,3 @@ class Limits:
     """A child process that takes in a model of another framework is ended after this time."""
     memory_bytes: int = 0
     """The child process that runs a model may take this much; 0: what the machine has left when it starts."""
-
-
-def cache_folder() -> Path:
-    """$GRAPHOPT_CACHE, else graphopt in $XDG_CACHE_HOME or ~/.cache."""
-    given = os.environ.get("GRAPHOPT_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphopt"

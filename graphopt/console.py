@@ -7,17 +7,17 @@ import json
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
 
 from .errors import GraphoptError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import typer
+    from rich.console import Console
 
 SCHEMA_VERSION = 1
 FAILURE, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -28,10 +28,14 @@ class Terminated(KeyboardInterrupt):
 
 
 def stdout() -> Console:
+    from rich.console import Console
+
     return Console(file=sys.stdout, highlight=False)
 
 
 def stderr() -> Console:
+    from rich.console import Console
+
     return Console(file=sys.stderr, highlight=False)
 
 
@@ -42,6 +46,8 @@ def print_json(data: dict[str, Any]) -> None:
 
 
 def warn(text: str) -> None:
+    from rich.markup import escape
+
     stderr().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
@@ -55,6 +61,9 @@ def options_from(path: str) -> None:
 
 def fail(what: str, *, where: str = "", hint: str = "", kind: str, code: int, as_json: bool) -> typer.Exit:
     """Say what went wrong, in one way for people and programs; the exception that ends the command."""
+    import typer
+    from rich.text import Text
+
     if kind == "UsageError" and _FILES and _FILES[0] not in where:
         hint = "\n".join(filter(None, (hint, f"options were also taken from {_FILES[0]}")))
     line = Text("error: ", style="bold red")
@@ -74,20 +83,18 @@ def failures(as_json: bool) -> Iterator[None]:
     """Whatever is raised inside becomes a message and an exit code."""
     try:
         yield
-    except typer.Exit:
-        raise
     except GraphoptError as error:
         kind = type(error).__name__
         raise fail(
             error.what, where=error.where, hint=error.hint, kind=kind, code=error.exit_code, as_json=as_json
         ) from None
-    except Terminated:
-        raise fail("ended by a signal", kind="Interrupted", code=TERMINATED, as_json=as_json) from None
-    except KeyboardInterrupt:
-        raise fail(
-            "interrupted; nothing was left half-written", kind="Interrupted", code=INTERRUPTED, as_json=as_json
-        ) from None
+    except KeyboardInterrupt as error:
+        import typer
+
+        raise typer.Exit(interrupted(error, as_json)) from None
     except BrokenPipeError:
+        import typer
+
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing more to tell it
         raise typer.Exit(FAILURE) from None
     except OSError as error:
@@ -112,8 +119,14 @@ def failures(as_json: bool) -> Iterator[None]:
             as_json=as_json,
         ) from None
     except Exception as error:
+        import typer
+
+        if isinstance(error, typer.Exit):
+            raise
         hint = "run it again with GRAPHOPT_DEBUG=1 for the traceback, and report it"
         if os.environ.get("GRAPHOPT_DEBUG", "") not in ("", "0"):
+            import traceback
+
             traceback.print_exc()
             hint = ""
         raise fail(
@@ -125,8 +138,17 @@ def failures(as_json: bool) -> Iterator[None]:
         ) from None
 
 
-def end_on_signals() -> None:
-    """A polite kill, or a closed terminal, cleans up like Ctrl-C."""
+def interrupted(error: KeyboardInterrupt, as_json: bool) -> int:
+    """Say that the run was ended from outside; the exit code."""
+    if isinstance(error, Terminated):
+        what, code = "ended by a signal", TERMINATED
+    else:
+        what, code = "interrupted; nothing was left half-written", INTERRUPTED
+    return int(fail(what, kind="Interrupted", code=code, as_json=as_json).exit_code)
+
+
+def prepare() -> None:
+    """A polite kill, or a closed terminal, cleans up like Ctrl-C; no tick mark ends a run on an ASCII terminal."""
 
     def end(number: int, frame: object) -> None:
         raise Terminated
@@ -134,6 +156,9 @@ def end_on_signals() -> None:
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) is signal.SIG_DFL:
             signal.signal(name, end)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 _PHASES = {
@@ -152,6 +177,7 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     if quiet or not console.is_terminal:
         yield lambda what, done, total: None
         return
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (

@@ -15,17 +15,19 @@ import onnx_graphsurgeon as gs
 
 from . import backends
 from .backends.profiles import profile
-from .backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, ParseError, ParserError, TensorInfo
+from .backends.protocol import Backend, BuildOptions, BuildResult, NetworkInfo, TensorInfo
 from .backends.tensorrt import FLAVORS
+from .complaints import explained
 from .config import Dims, Limits, Shapes, Target
 from .engines.build import build_or_load
-from .engines.key import NoKey, engine_key
+from .engines.key import engine_key
+from .engines.request import NoKey
 from .engines.store import Store
 from .errors import BackendError, ModelError, PassError, UsageError
 from .ir import dtypes
 from .ir import shapes as dims_of
 from .ir.convert import RAISED, convert_opset, raise_opset
-from .ir.graph import Extras, flatten, peek, scopes
+from .ir.graph import Extras, peek
 from .ir.infer import Custom
 from .ir.load import collector_off, load
 from .ir.notes import drop_exporters_notes
@@ -130,10 +132,9 @@ class Job:
                 sizes = tuple(dim if isinstance(dim, int) else -1 for dim in dims)
                 names = tuple(dim if isinstance(dim, str) else "" for dim in dims)
                 inputs[tensor.name] = TensorInfo(dtypes.name(dtypes.of(tensor)), sizes, names)
-        missing = [name for name, info in inputs.items() if -1 in info.dims and name not in shapes]
-        if missing:
-            known = {tensor.name for tensor in self._unused.inputs}
-            given = {*shapes.min, *shapes.opt, *shapes.max}
+        known = {tensor.name for tensor in self._unused.inputs}
+        given = {*shapes.min, *shapes.opt, *shapes.max}
+        if given - known or any(-1 in info.dims and name not in shapes for name, info in inputs.items()):
             profile(
                 inputs, Shapes(opt={name: shapes.of(name)[1] for name in given if name in inputs or name not in known})
             )
@@ -314,30 +315,29 @@ class Job:
         key, why = "", "it was switched off"
         if store is not None:
             try:
-                key, why = (
-                    engine_key(staged.model_path, shapes, options, self.target, backend.version(), self.registry),
-                    "",
-                )
+                version, why = backend.version(), ""
+                key = engine_key(staged.model_path, shapes, options, self.target, version, self.registry)
             except NoKey as error:
                 why = str(error)
-                self.report.warnings.append(f"the engine is not kept in the cache: {why}")
         made = {"key": key, **(made_by or {})}
 
         def make() -> BuildResult:
             try:
                 found = self._segmented(backend, staged.model_path, target, shapes, options)
                 return found or backend.build(staged.model_path, target, shapes, options, self.progress)
-            except ParseError as error:
-                raise _explained(error, graph) from error
+            except BackendError as error:
+                raise explained(error, graph, (staged.model_path, self.source), (target, path)) from error
 
         def about(built: BuildResult) -> dict[str, Any]:
             return manifest(graph, self.source, built, shapes, options, made)
 
         hit = False
         if store is not None and key:
-            built, hit = build_or_load(store, key, target, make, about, self.progress)
+            built, hit, why = build_or_load(store, key, target, make, about, self.progress)
         else:
             built = make()
+        if why and store is not None:
+            self.report.warnings.append(f"the engine is not kept in the cache: {why}")
         return Built(built, path, shapes, about(built), {"hit": hit, "key": key, "off": why})
 
     def _segmented(
@@ -382,19 +382,3 @@ class Built:
             "log": list(found.log),
             "segments": list(found.segments),
         }
-
-
-def _explained(error: ParseError, graph: gs.Graph) -> ParseError:
-    """The parser's complaint, led back to the nodes and passes that it is about."""
-    nodes = {node.name: node for scope in scopes(graph) for node in scope.nodes}
-
-    def story(one: ParserError) -> str:
-        known = peek(nodes[one.node]) if one.node in nodes else None
-        if known is None or not known.rules:
-            return ""
-        names, rules = flatten(known.origin), flatten(known.rules)
-        return f"{one.node} was made by {', '.join(rules[-3:])} from {', '.join(names[:5])}"
-
-    stories = [text for one in error.errors if (text := story(one))]
-    hint = "\n  ".join(text for text in [error.hint, *stories] if text)
-    return ParseError(error.what, where=error.where, hint=hint, errors=error.errors)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .backends.protocol import BuildOptions, BuildResult
-from .config import Shapes
-from .report.environment import environment
+from .ir.staging import staging
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     import onnx_graphsurgeon as gs
+
+    from .backends.protocol import BuildOptions, BuildResult
+    from .config import Shapes
 
 SCHEMA = 1
 
@@ -36,6 +36,11 @@ def manifest(
 
     `nodes`: nodes_of(the model that was built).
     """
+    from dataclasses import asdict
+
+    from .config import Shapes
+    from .report.environment import environment
+
     return {
         "schema_version": SCHEMA,
         "graphopt": __version__,
@@ -77,14 +82,9 @@ def profile_json(shapes: Shapes) -> dict[str, list[list[int]]]:
 def write_manifest(engine: Path, data: dict[str, Any]) -> Path:
     """Write ENGINE.json beside the engine, whole or not at all. Raises OSError."""
     path = engine.with_name(engine.name + ".json")
-    handle, name = tempfile.mkstemp(dir=engine.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with staging(engine.parent) as folder:
+        made = folder / path.name
+        with made.open("w", encoding="utf-8") as file:
             json.dump(data, file, separators=(",", ":"))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+        os.replace(made, path)
     return path

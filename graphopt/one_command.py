@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Sequence
-from pathlib import Path
 
 import typer
 
 from .errors import GraphoptError
-from .project import find
+from .project import Typed
 
 
-def needed(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
+def needed(app: typer.Typer, typed: Typed) -> typer.Typer:
     """The program with the called command alone, where no configuration file has to be held against all of them.
 
     Making all commands ready is a third of the time in which a short one runs.
@@ -21,9 +18,9 @@ def needed(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
     names = {
         one.name or one.callback.__name__.replace("_", "-"): one for one in app.registered_commands if one.callback
     }
-    called = names.get(words[0]) if words else None
+    called = names.get(typed.words[0]) if typed.words else None
     try:
-        if called is None or os.environ.get("GRAPHOPT_CONFIG") or find(Path.cwd()) is not None:
+        if called is None or typed.project is not None:
             return app
     except (GraphoptError, OSError):
         return app

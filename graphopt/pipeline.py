@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from . import backends
 from .backends.protocol import BuildOptions
 from .config import Dims, Limits, Shapes, Target
 from .engines.store import Store
@@ -113,7 +114,9 @@ def optimize(
             made_by = {**(made_by or {}), "imported": source.report}
         job.open(freeze or {}, bind or {}, opset)
     if engine is not None:
-        job.check_profile(shapes or Shapes())
+        backends.get(target.backend, job.limits).check(build_options or BuildOptions())
+        for profile in (shapes or Shapes(), *(build_options.profiles if build_options else ())):
+            job.check_profile(profile)
     request = job_request(job, request, verify)
     with ExitStack() as stack:
         check = Check(job, verify, shapes, inputs, samples, seed, _repro(repro, output))

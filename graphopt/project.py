@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from .errors import UsageError, nearest
+from .engines.digest import file_digest
+from .errors import ModelError, UsageError, nearest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NAMES = ("graphopt.toml", "pyproject.toml")
 _SHAPES = {"shapes", "min_shapes", "max_shapes", "profile"}
@@ -16,16 +21,46 @@ _PATHS = {"inputs", "calib", "plan", "timing_cache", "plugin"}
 _NEVER = {"as_json", "help", "output", "engine", "save_plan", "save_onnx", "report", "outputs", "build"}
 
 
+class Typed:
+    """A command line as it was typed in the current folder."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.project_digest = ""
+        """Of the project's file, when it was found."""
+
+    @cached_property
+    def project(self) -> Path | None:
+        """The project's file, where no --config names one. Raises UsageError."""
+        named = os.environ.get("GRAPHOPT_CONFIG", "")
+        path = find(Path.cwd()) if not named else Path(named) if named != "none" else None
+        with suppress(ModelError):  # who reads it says what is wrong
+            self.project_digest = file_digest(path) if path is not None else ""
+        return path
+
+    @property
+    def may_be_known(self) -> bool:
+        """Whether it is a command that the engine cache may have answered before."""
+        return self.words[:1] == ["build"] and "--no-cache" not in self.words
+
+
 def find(start: Path) -> Path | None:
     """The nearest graphopt.toml, or pyproject.toml with [tool.graphopt], in this folder or above it."""
     for folder in (start, *start.parents):
         for name in NAMES:
             path = folder / name
-            if path.is_file() and (name == NAMES[0] or "graphopt" in _read(path).get("tool", {})):
+            if path.is_file() and (name == NAMES[0] or _is_ours(path)):
                 return path
         if (folder / ".git").exists():
             return None
     return None
+
+
+def _is_ours(path: Path) -> bool:
+    with suppress(OSError):
+        if b"graphopt" not in path.read_bytes():
+            return False
+    return "graphopt" in _read(path).get("tool", {})
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -145,6 +180,8 @@ def _beside(word: str, path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -11,6 +11,12 @@ from graphopt.errors import BackendError, UsageError
 
 from .build_options import FLAGS, SETTINGS, BuildOptions
 
+_SPELLED = {
+    "tiling": "tiling_optimization_level",
+    "l2_limit_bytes": "l2_limit_for_tiling",
+    "aux_streams": "max_aux_streams",
+    "hardware_compatibility": "hardware_compatibility_level",
+}
 _LEAVE = "leave it out, or build with a TensorRT that has it"
 
 
@@ -143,14 +149,16 @@ class Configuration:
             raise UsageError(f"{self._title} does not take {what}{self._reason()}", hint=_LEAVE)
 
     def _reason(self) -> str:
-        return f": {self._errors[0]}" if self._errors else ""
+        found = [one for one in self._errors if not one.startswith("Thread context has not been set")]
+        return f": {found[0]}" if found else ""
 
     def _lacks(self, what: str, hint: str = "") -> UsageError:
         return UsageError(f"{self._title} has no {what.removeprefix('a ')}", hint=hint or _LEAVE)
 
 
 def _words(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    """The option of a field, as `graphopt build` spells it."""
+    return "--" + _SPELLED.get(name, name).replace("_", "-")
 
 
 def _read(path: str) -> bytes:

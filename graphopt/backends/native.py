@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
+
 from graphopt.config import Shapes
 from graphopt.errors import BackendError
 
@@ -24,6 +26,16 @@ _REFUSED = re.compile(r'While parsing node number (\d+) \[.* -> "(.*)"\]')
 _NOISE = re.compile(r"\.? In \S+ at \S+:\d+|In node -?\d+ with name: .*?\): [A-Z_]+: ")
 _STEP_SECONDS = 0.05
 _SHOWN = 8
+
+
+ELSEWHERE = {
+    "refit": "refittable engines are built beside an NVIDIA GPU",
+    "refit_identical": "refittable engines are built beside an NVIDIA GPU",
+    "refit_individual": "refittable engines are built beside an NVIDIA GPU",
+    "strip_weights": "engines without weights are built beside an NVIDIA GPU",
+    "version_compatible": "it needs TensorRT's lean runtime: --exclude-lean-runtime leaves that out of the engine",
+}
+"""Flags that depend on what stands beside the builder, and what that is."""
 
 
 class Channel(Protocol):
@@ -59,16 +71,41 @@ class Native:
         self._inputs: dict[str, TensorInfo] = {}
         self._model = ""
 
+    def check(self) -> None:
+        """Set the options; build a network of one layer with those that a library or a driver must be there for.
+
+        Raises UsageError, BackendError.
+        """
+        trt = self._trt
+        self._start()
+        config, _ = self._configured()
+        asked = [name for name in ELSEWHERE if name in self._options.flags]
+        if not asked:
+            return
+        network = self._builder.create_network(_strongly_typed(trt))
+        x = network.add_input("x", trt.float32, (4, 4))
+        w = network.add_constant((4, 4), trt.Weights(np.ones((4, 4), np.float32)))
+        product = network.add_matrix_multiply(x, trt.MatrixOperation.NONE, w.get_output(0), trt.MatrixOperation.NONE)
+        network.mark_output(product.get_output(0))
+        if self._builder.build_serialized_network(network, config) is None:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+            hint = "; ".join(dict.fromkeys(ELSEWHERE[name] for name in asked))
+            found = self._failure(f"{self._title} cannot build an engine with {options} here")
+            raise BackendError(found.what, hint=hint)
+
+    def _start(self) -> None:
+        try:
+            self._builder = self._trt.Builder(self._log)
+        except Exception as error:
+            reason = str(error) if self._flavor.picks_compute_capability else f"it needs an NVIDIA GPU ({error})"
+            raise self._failure(f"{self._title} cannot start", reason) from error
+
     def parse(self, model: str) -> NetworkInfo:
         """The parsed network. Raises ParseError."""
         self._model = model
         self._stage("parser", "starting")
         trt = self._trt
-        try:
-            self._builder = trt.Builder(self._log)
-        except Exception as error:
-            reason = str(error) if self._flavor.picks_compute_capability else f"it needs an NVIDIA GPU ({error})"
-            raise self._failure(f"{self._title} cannot start", reason) from error
+        self._start()
         self._network = self._builder.create_network(_strongly_typed(trt))
         parser = trt.OnnxParser(self._network, self._log)
         self._stage("parser", f"parsing {os.path.basename(model)}")

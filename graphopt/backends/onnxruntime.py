@@ -72,10 +72,18 @@ class OnnxRuntimeBackend:
         progress: Progress | None = None,
     ) -> BuildResult:
         """Raises UsageError: onnxruntime has no engines."""
-        raise UsageError(
-            "onnxruntime builds no engine: it runs the ONNX model itself",
-            hint="leave out --build, or choose backend tensorrt_rtx or tensorrt",
-        )
+        raise _no_engine()
+
+    def check(self, options: BuildOptions) -> None:
+        """Raises UsageError: onnxruntime has no engines."""
+        raise _no_engine()
+
+
+def _no_engine() -> UsageError:
+    return UsageError(
+        "onnxruntime builds no engine: it runs the ONNX model itself",
+        hint="leave out --build, or choose backend tensorrt_rtx or tensorrt",
+    )
 
 
 def session(model: StrPath | bytes, *, optimize: bool = False) -> Any:

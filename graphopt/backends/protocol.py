@@ -133,6 +133,12 @@ class Backend(Protocol):
     def version(self) -> str:
         """The backend's own version, like '1.6.1.120'. Raises BackendError if it is not available."""
 
+    def check(self, options: BuildOptions) -> None:
+        """Say before any work what cannot be built like this here, whatever the model.
+
+        Raises UsageError for an option that the backend lacks, BackendError if it is not available.
+        """
+
     def parse(self, model_path: StrPath) -> NetworkInfo:
         """The network that the backend makes of a model.
 

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,16 @@ class TensorRTBackend:
         self._require()
         return _probe(self.name)[0]
 
+    def check(self, options: BuildOptions) -> None:
+        """Set these options, and build a network of one layer where some GPU must be at hand for them.
+
+        Raises UsageError and BackendError as Backend.check says.
+        """
+        self._require_for(options)
+        plain = replace(options, profiles=(), segments="auto", plugins=(), no_plugins=(), hooks=False, verbose=False)
+        if plain != BuildOptions():
+            self._run({"action": "check", "options": asdict(plain)})
+
     def parse(self, model_path: StrPath) -> NetworkInfo:
         """The network that the library's ONNX parser makes of a model.
 
@@ -98,12 +108,7 @@ class TensorRTBackend:
         """
         options = options or BuildOptions()
         model, engine = _existing(model_path), Path(engine_path)
-        if options.compute_capabilities and not self.flavor.picks_compute_capability:
-            raise UsageError(
-                f"{self.flavor.title} builds for the GPU at hand: a compute capability cannot be chosen",
-                hint="leave the compute capability out, or build with backend tensorrt_rtx",
-            )
-        self._require()
+        self._require_for(options)
         with _temporary_beside(engine) as temporary:
             request = {
                 "action": "build",
@@ -126,6 +131,14 @@ class TensorRTBackend:
             network=network,
             log=answer["log"],
         )
+
+    def _require_for(self, options: BuildOptions) -> None:
+        if options.compute_capabilities and not self.flavor.picks_compute_capability:
+            raise UsageError(
+                f"{self.flavor.title} builds for the GPU at hand: a compute capability cannot be chosen",
+                hint="leave the compute capability out, or build with backend tensorrt_rtx",
+            )
+        self._require()
 
     def _require(self) -> None:
         reason = self.available()

@@ -28,6 +28,9 @@ def answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     if request["action"] == "probe":
         return {"version": version}
     options = BuildOptions.from_json(request.get("options") or dataclasses.asdict(BuildOptions()))
+    if request["action"] == "check":
+        Native(module, flavor, options, pipe).check()
+        return {"version": version}
     creators = _creators(module, flavor, request["model"], options)  # they live as long as this process
     native = Native(module, flavor, options, pipe)
     network = dataclasses.asdict(native.parse(request["model"]))

@@ -18,19 +18,24 @@ Progress = Callable[[str, int, int], None]
 def build_or_load(
     store: Store, key: str, path: Path, make: Callable[[], BuildResult], describe: Callable[[BuildResult], Any],
     progress: Progress,
-) -> tuple[BuildResult, bool]:  # fmt: skip
-    """(the engine at `path`, whether it comes from the cache). Of several processes that want it, one builds it.
+) -> tuple[BuildResult, bool, str]:  # fmt: skip
+    """(the engine at `path`, whether it comes from the cache, '' or why it is not kept there).
+
+    Of several processes that want it, one builds it.
 
     make: builds it at `path`. describe: its manifest, which is kept with it.
     """
     with store.turn(key, lambda: progress("waiting for another process that builds this engine", 0, 0)):
         entry = store.get(key, path)
         if entry is not None:
-            return _result(entry, path), True
+            return _result(entry, path), True, ""
         built = make()
         plain = {name: value for name, value in asdict(built).items() if name != "engine_path"}
-        store.put(key, path, {"seconds": built.seconds, "built": plain, "manifest": describe(built)})
-        return built, False
+        return (
+            built,
+            False,
+            store.put(key, path, {"seconds": built.seconds, "built": plain, "manifest": describe(built)}),
+        )
 
 
 def _result(entry: dict[str, Any], path: Path) -> BuildResult:

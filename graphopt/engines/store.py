@@ -5,38 +5,39 @@ ROOT/entries/KEY/engine and entry.json; ROOT/requests/KEY.json; ROOT/locks/00 to
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from graphopt.config import cache_folder
 from graphopt.errors import ModelError, UsageError
+from graphopt.folders import cache_folder
 from graphopt.ir.staging import staging
 
-from .digest import file_digest
+from .digest import file_digest, together
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_BYTES = 20_000_000_000
 
 
-@dataclass(frozen=True)
 class Stored:
     """One engine of the store."""
 
-    key: str
-    folder: Path
-    bytes: int
-    used: float
-    """When it was last asked for, in seconds since 1970."""
-    entry: dict[str, Any]
+    def __init__(self, key: str, folder: Path, size: int, used: float, entry: dict[str, Any]) -> None:
+        self.key = key
+        self.folder = folder
+        self.bytes = size
+        self.used = used
+        """When it was last asked for, in seconds since 1970."""
+        self.entry = entry
 
     def to_json(self) -> dict[str, Any]:
         made = self.entry.get("manifest", {})
@@ -72,10 +73,11 @@ class Store:
 
         The kernel gives the lock back when a process dies, however it dies.
         """
-        handle = os.open(self.root / "locks" / key[:2], os.O_CREAT | os.O_RDWR, 0o666)
+        handle = self._lock(key)
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if handle >= 0:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 waiting()
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -83,25 +85,39 @@ class Store:
                 pass
             yield
         finally:
-            os.close(handle)
+            if handle >= 0:
+                os.close(handle)
+
+    def _lock(self, key: str) -> int:
+        """An open file; -1 in a cache that can only be read, where no other process publishes the engine either."""
+        path = self.root / "locks" / key[:2]
+        for mode in (os.O_CREAT | os.O_RDWR, os.O_RDONLY):
+            with suppress(OSError):
+                return os.open(path, mode, 0o666)
+        return -1
 
     def get(self, key: str, target: Path) -> dict[str, Any] | None:
-        """Copy an engine to `target`; its entry. None where there is none; a damaged one is dropped."""
-        folder = self.root / "entries" / key
+        """Copy an engine to `target`; its entry. None where there is none; a damaged one is dropped.
+
+        Raises OSError where `target` cannot be written.
+        """
+        engine = self.root / "entries" / key / "engine"
         try:
-            entry = _read(folder / "entry.json")
-            digest = _copy(folder / "engine", target)
+            entry = _read(engine.with_name("entry.json"))
         except FileNotFoundError:
             return None
-        except (ValueError, OSError, ModelError):
+        except (ValueError, OSError):
             self.drop(key)
             return None
+        digest, unwritten = _copied(engine, target)
         if digest != entry.get("engine_digest") or entry.get("key") != key:
             self.drop(key)
             target.unlink(missing_ok=True)
             return None
+        if unwritten is not None:
+            raise unwritten
         with suppress(OSError):
-            os.utime(folder / "entry.json")
+            os.utime(engine.with_name("entry.json"))
         return entry
 
     def same(self, key: str, path: Path) -> dict[str, Any] | None:
@@ -114,15 +130,24 @@ class Store:
         except (ValueError, OSError, ModelError):
             return None
 
-    def put(self, key: str, engine: Path, entry: dict[str, Any]) -> None:
-        """Keep a copy of an engine, and drop those that were not asked for longest. A full disk is no error."""
-        with suppress(OSError), staging(self.root) as folder:
-            made = folder / key
-            made.mkdir()
-            digest = _copy(engine, made / "engine", safe=True)
-            _write(made / "entry.json", {**entry, "key": key, "engine_digest": digest})
-            os.rename(made, self.root / "entries" / key)
+    def put(self, key: str, engine: Path, entry: dict[str, Any]) -> str:
+        """Keep a copy of an engine, and drop those that were not asked for longest; '' or why it could not be kept."""
+        try:
+            with staging(self.root) as folder:
+                made = folder / key
+                made.mkdir()
+                digest, unwritten = _copied(engine, made / "engine")
+                if unwritten is not None:
+                    raise unwritten
+                with (made / "engine").open("rb") as file:
+                    os.fsync(file.fileno())
+                _write(made / "entry.json", {**entry, "key": key, "engine_digest": digest})
+                os.rename(made, self.root / "entries" / key)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process has kept it
+                return error.strerror or str(error)
         self.prune(keep=key)
+        return ""
 
     def request(self, key: str) -> dict[str, Any] | None:
         """What was answered to this request before."""
@@ -166,18 +191,20 @@ class Store:
         total, dropped = 0, []
         for one in self.entries():
             if total + one.bytes > limit and one.key != keep:
-                self.drop(one.key)
-                dropped.append(one)
+                if self.drop(one.key):
+                    dropped.append(one)
             else:
                 total += one.bytes
         if dropped:
             self._forget()
         return dropped
 
-    def drop(self, key: str) -> None:
-        """Remove an engine: first from its place, so that nobody sees half of it."""
+    def drop(self, key: str) -> bool:
+        """Remove an engine: first from its place, so that nobody sees half of it. Whether it could be."""
         with suppress(OSError), staging(self.root) as folder:
             os.rename(self.root / "entries" / key, folder / key)
+            return True
+        return False
 
     def _forget(self) -> None:
         for path in (self.root / "requests").glob("*.json"):
@@ -214,15 +241,25 @@ def _limit() -> int:
     return parse_bytes(given) if given else DEFAULT_BYTES
 
 
-def _copy(source: Path, target: Path, *, safe: bool = False) -> str:
-    """Copy a file; its digest, taken while the kernel copies. safe: it is on the disk when this returns."""
-    with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(file_digest, source)
-        shutil.copyfile(source, target)
-        if safe:
-            with target.open("rb") as file:
-                os.fsync(file.fileno())
-        return digest.result()
+def _copied(source: Path, target: Path) -> tuple[str, OSError | None]:
+    """(the digest of a file, '' where it cannot be read; why it could not be copied), taken while the kernel copies."""
+    from shutil import copyfile
+
+    def digest() -> str:
+        try:
+            return file_digest(source)
+        except ModelError:
+            return ""
+
+    def copy() -> OSError | None:
+        try:
+            copyfile(source, target)
+        except OSError as error:
+            return error
+        return None
+
+    found: list[Any] = together((digest, copy))
+    return found[0], found[1]
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

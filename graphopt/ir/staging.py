@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,14 +22,15 @@ def staging(parent: Path) -> Iterator[Path]:
     """
     with turn(parent):
         _sweep(parent)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        folder = parent / f"{PREFIX}{os.urandom(4).hex()}"
+        folder.mkdir(0o700)
         handle = os.open(folder, os.O_RDONLY)
         with suppress(OSError):  # some network file systems have no locks; nothing is swept there either
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.close(handle)
 
 
@@ -55,6 +54,15 @@ def _sweep(parent: Path) -> None:
             handle = os.open(entry.path, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path, ignore_errors=True)
+                _remove(entry.path)
             finally:
                 os.close(handle)
+
+
+def _remove(folder: str | Path) -> None:
+    with suppress(OSError):
+        os.rmdir(folder)
+        return
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.config import cache_folder
 from graphopt.errors import GraphoptError
+from graphopt.folders import cache_folder
 
 from .buffers import Buffer
 

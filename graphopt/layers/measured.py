@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.config import cache_folder
 from graphopt.errors import GraphoptError
+from graphopt.folders import cache_folder
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -123,11 +123,6 @@ def stores(folder: Path | None = None) -> list[Store]:
         except (ValueError, KeyError, TypeError):
             raise GraphoptError("it is no store of measurements", where=str(path), hint="remove it") from None
     return found
-
-
-def measured_files() -> list[Path]:
-    """The files with measurements, on which it depends where custom layers are placed."""
-    return sorted((cache_folder() / "measured").glob("*.json"))
 
 
 def digest() -> str:

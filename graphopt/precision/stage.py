@@ -12,7 +12,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from graphopt.config import Shapes, Target
-from graphopt.engines.key import gpu
+from graphopt.engines.request import gpu
 from graphopt.errors import GraphoptError, UsageError, VerificationError
 from graphopt.ir.convert import convert_opset
 from graphopt.ir.graph import scopes

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.config import cache_folder
+from graphopt.folders import cache_folder
 from graphopt.ir.infer import Custom
 from graphopt.ir.load import load
 from graphopt.layers.layer import Layer

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from graphopt.config import cache_folder
 from graphopt.errors import BackendError, GraphoptError, UsageError
+from graphopt.folders import cache_folder
 
 from .ports import Port, read_ports
 

@@ -71,7 +71,10 @@ def test_each_compute_capability_adds_kernels_of_its_own(rtx, convolution, tmp_p
     [
         (BuildOptions(timing_cache="t.cache"), "has no timing cache"),
         (BuildOptions(flags=("error_on_timing_cache_miss",)), "has no --error-on-timing-cache-miss"),
-        (BuildOptions(hardware_compatibility="ampere_plus"), "does not take --hardware-compatibility ampere_plus"),
+        (
+            BuildOptions(hardware_compatibility="ampere_plus"),
+            "does not take --hardware-compatibility-level ampere_plus",
+        ),
         (BuildOptions(runtime_platform="windows_amd64"), "does not take --runtime-platform windows_amd64: .*platform"),
         (BuildOptions(memory_pools={"dla_managed_sram": 1 << 20}), "does not take memory pool .*DLA"),
         (BuildOptions(flags=("exclude_lean_runtime",)), "does not take --exclude-lean-runtime: .*VERSION_COMPATIBLE"),

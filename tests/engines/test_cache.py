@@ -18,7 +18,8 @@ from onnx import numpy_helper
 from graphopt.backends.build_options import BuildOptions
 from graphopt.config import Shapes, Target
 from graphopt.engines.digest import file_digest
-from graphopt.engines.key import NoKey, engine_key
+from graphopt.engines.key import engine_key
+from graphopt.engines.request import NoKey
 from graphopt.engines.store import Store, parse_bytes
 from graphopt.errors import UsageError
 from graphopt.registry import Registry
@@ -179,6 +180,45 @@ def test_what_was_put_comes_back_and_damage_is_no_hit(folder) -> None:
     assert store.entries() == []
 
 
+def test_a_full_disk_does_not_cost_the_engine_that_is_kept(folder) -> None:
+    store = Store()
+    Path("e").write_bytes(b"engine" * 1000)
+    store.put("ab12", Path("e"), {"seconds": 2.0})
+    with pytest.raises(OSError, match="No space left"):
+        store.get("ab12", Path("/dev/full"))
+    assert store.get("ab12", Path("out"))["seconds"] == 2.0
+
+
+def test_a_cache_that_can_only_be_read_is_read(folder) -> None:
+    """Of another user, or in an image: its engines are taken, and what is not there is built and not kept."""
+    pytest.importorskip("tensorrt_rtx")
+    lost = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if lost and subprocess.run([*lost, "true"], capture_output=True).returncode:
+        pytest.skip("root cannot give up its rights here")
+    save(network())
+    built(graphopt("build", "m.onnx", "-o", "a.engine", *WORDS))
+
+    def reader(*words: str) -> subprocess.CompletedProcess[str]:
+        words = (*lost, sys.executable, "-m", "graphopt", *words)
+        return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+    subprocess.run(["chmod", "-R", "a-w", "cache"], check=True)
+    try:
+        done = reader("build", "m.onnx", "-o", "b.engine", *WORDS)
+        assert json.loads(done.stdout)["build"]["cache"]["hit"], done.stderr
+        changed = network()
+        changed_weight(changed)
+        save(changed)
+        done = reader("build", "m.onnx", "-o", "c.engine", *WORDS)
+        assert done.returncode == 0, done.stderr
+        assert "warning: the engine is not kept in the cache: Permission denied" in done.stderr
+        assert not json.loads(done.stdout)["build"]["cache"]["hit"]
+        assert reader("cache", "prune", "--size", "0").stdout == "0 engines dropped, 0 bytes freed\n"
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", "cache"], check=True)
+    assert len(Store().entries()) == 1
+
+
 def test_a_damaged_entry_is_no_hit(folder) -> None:
     store = Store()
     Path("e").write_bytes(b"engine")
@@ -248,8 +288,9 @@ def test_optimize_and_build_share_engines(folder) -> None:
     save(network())
     first = built(graphopt("optimize", "m.onnx", "--engine", "a.engine", *WORDS))
     second = built(graphopt("build", "m.onnx", "-o", "b.engine", *WORDS))
-    third = built(graphopt("optimize", "m.onnx", "--engine", "c.engine", "--no-cache", *WORDS))
-    assert [one["cache"]["hit"] for one in (first, second, third)] == [False, True, False]
+    third = built(graphopt("optimize", "m.onnx", "--build", *WORDS))
+    last = built(graphopt("optimize", "m.onnx", "--engine", "c.engine", "--no-cache", *WORDS))
+    assert [one["cache"]["hit"] for one in (first, second, third, last)] == [False, True, True, False]
 
 
 def test_an_engine_that_is_there_already_is_left_and_a_damaged_one_replaced(folder) -> None:

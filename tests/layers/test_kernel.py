@@ -13,7 +13,7 @@ import pytest
 
 import graphopt
 from graphopt import launch
-from graphopt.config import cache_folder
+from graphopt.folders import cache_folder
 from graphopt.layers.kernel import HEADERS, cpp
 
 from .third_party import rms_norm
