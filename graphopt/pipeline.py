@@ -27,12 +27,14 @@ from .narrow import checked as job_request
 from .narrow import narrow
 from .precision.stage import Request
 from .proof import Check
-from .registry import Registry
+from .registry import Registry, load_own
 from .report.result import Result
 
 __all__ = ["Progress", "Result", "optimize"]
 
 VERIFY = ("end", "each", "none")
+
+load_own()
 
 
 def optimize(

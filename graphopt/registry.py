@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,6 +19,7 @@ import pluggy
 from . import hookspecs
 from .errors import GraphoptError, PluginError, UsageError, nearest
 from .importer import Importer
+from .ir.load import collector_off
 from .layers.layer import Layer
 from .layers.lower import SPELLING
 from .rewrite.rule import STAGES, Entry, entry, kebab
@@ -273,6 +275,20 @@ def _installed(point: EntryPoint, off: set[str]) -> Plugin:
     if not plugin.reason and getattr(plugin.module, "__name__", "") == point.module:
         _FOUND.plugins[point.name] = plugin
     return plugin
+
+
+def load_own() -> None:
+    """Import the plugins of graphopt's own distribution and read their patterns: what each process does once.
+
+    What fails here fails again, and is told, in the run that needs it. Others' plugins wait for a run, which may leave
+    them out.
+    """
+    with suppress(Exception), collector_off():
+        for point in _entry_points():
+            if _source(point).partition(" ")[0] == __package__:
+                module: Any = _installed(point, set()).module
+                for run in getattr(module, "graphopt_passes", list)():
+                    entry(run, point.name)
 
 
 def _listed(plugin: str, runs: Any) -> list[Any]:

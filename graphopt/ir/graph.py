@@ -41,17 +41,28 @@ class Extras:
     """Graph inputs: the initializer of the same name, which a caller may override."""
 
 
+put = object.__setattr__
+"""Sets an attribute of a node or tensor without graphsurgeon's `__setattr__`.
+
+Never by way of `__dict__`: once an object of CPython has been asked for that, reading any of its attributes takes five
+times as long.
+"""
+
+
 def extras(obj: Any) -> Extras:
     """The side-table entry of a graph, function, node or tensor; made when first asked for."""
-    entry = obj.__dict__.get("_extras")
+    entry = peek(obj)
     if entry is None:
-        entry = obj.__dict__["_extras"] = Extras()
-    return entry  # type: ignore[no-any-return]
+        entry = Extras()
+        put(obj, "_extras", entry)
+    return entry
 
 
 def peek(obj: Any) -> Extras | None:
     """The side-table entry if there is one."""
-    return obj.__dict__.get("_extras")  # type: ignore[no-any-return]
+    if isinstance(obj, gs.Graph):  # it takes names that it does not know for operators
+        return obj.__dict__.get("_extras")  # type: ignore[no-any-return]
+    return getattr(obj, "_extras", None)
 
 
 class Uses(SynchronizedList):  # type: ignore[misc]
@@ -140,7 +151,7 @@ class Links(SynchronizedList):  # type: ignore[misc]
         self._length = 0
 
     def _add_to_elem(self, elem: gs.Tensor) -> None:
-        entries = elem.__dict__[self.field_name]
+        entries = getattr(elem, self.field_name)
         if type(entries) is Uses:
             entries.add(self.parent_obj)
         else:
@@ -216,21 +227,23 @@ def new_node(
 ) -> gs.Node:
     """A `gs.Node` whose links are edited in constant time."""
     node = _bare(gs.Node)
-    known = node.__dict__
     ins, outs = Links(node, "outputs"), Links(node, "inputs")
-    known["op"], known["name"], known["domain"] = op, name, domain or None
-    known["attrs"] = attrs if attrs is not None else {}
-    known["inputs"], known["outputs"] = ins, outs
+    put(node, "op", op)
+    put(node, "name", name)
+    put(node, "domain", domain or None)
+    put(node, "attrs", attrs if attrs is not None else {})
+    put(node, "inputs", ins)
+    put(node, "outputs", outs)
     _extend(ins, inputs)
     for tensor in inputs:
-        uses = tensor.__dict__["outputs"]
+        uses = tensor.outputs
         if type(uses) is Uses and uses._where is None:
             _append(uses, node)
         else:
             ins._add_to_elem(tensor)
     _extend(outs, outputs)
     for tensor in outputs:
-        _append(tensor.__dict__["inputs"], node)
+        _append(tensor.inputs, node)
     return node
 
 
@@ -240,45 +253,49 @@ _append = list.append
 _extend = list.extend
 
 
-def _linked(tensor: gs.Tensor, name: str) -> dict[str, Any]:
-    """Give a bare tensor its name and its lists. Constructors and `__setattr__` would cost a third of loading."""
+def _link(tensor: gs.Tensor, name: str) -> None:
+    """Give a bare tensor its name and its lists. Constructors would cost a third of loading."""
     producers, uses = _bare_list(_Producers), _bare_list(Uses)
     producers.parent_obj = uses.parent_obj = tensor
     uses._where = None
-    known: dict[str, Any] = tensor.__dict__
-    known["inputs"], known["outputs"], known["name"] = producers, uses, name
-    return known
+    put(tensor, "inputs", producers)
+    put(tensor, "outputs", uses)
+    put(tensor, "name", name)
 
 
 def new_variable(name: str, dtype: Any = None, shape: Any = None, kind: str = "tensor_type") -> gs.Variable:
     """A `gs.Variable`; `shape` is a tuple of int, str (symbol) and None (unknown), or None for an unknown rank."""
     tensor = _bare(gs.Variable)
-    known = _linked(tensor, name)
-    known["dtype"], known["shape"], known["type"] = dtype, shape, kind
+    _link(tensor, name)
+    put(tensor, "dtype", dtype)
+    put(tensor, "shape", shape)
+    put(tensor, "type", kind)
     return tensor
 
 
 def new_constant(name: str, values: Any) -> gs.Constant:
     """A `gs.Constant` over an array or over lazy values."""
     tensor = _bare(gs.Constant)
-    known = _linked(tensor, name)
-    known["_values"], known["data_location"], known["_export_dtype"] = values, None, None
+    _link(tensor, name)
+    put(tensor, "_values", values)
+    put(tensor, "data_location", None)
+    put(tensor, "_export_dtype", None)
     return tensor
 
 
 def adopt(node: gs.Node) -> None:
     """Give a node (and its tensors) that plain graphsurgeon code made the constant-time lists."""
     for slot, other in (("inputs", "outputs"), ("outputs", "inputs")):
-        old = node.__dict__[slot]
+        old = getattr(node, slot)
         if type(old) is not Links:
             links = Links(node, other)
             list.extend(links, old)
-            node.__dict__[slot] = links
+            put(node, slot, links)
         for tensor in old:
-            if type(tensor.__dict__["outputs"]) is not Uses:
+            if type(tensor.outputs) is not Uses:
                 uses = Uses(tensor)
-                list.extend(uses, tensor.__dict__["outputs"])
-                tensor.__dict__["outputs"] = uses
+                list.extend(uses, tensor.outputs)
+                put(tensor, "outputs", uses)
 
 
 def slots_of(node: gs.Node, tensor: gs.Tensor) -> list[int]:

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from . import dtypes, shapes
 from .edits import Editor
-from .graph import peek, scopes, subgraphs
+from .graph import peek, put, scopes, subgraphs
 from .operator_shapes import Type, known
 from .weights import read, size
 
@@ -104,13 +104,13 @@ class Inference:
                 node = nodes[index]
                 bodies = subgraphs(node) if node.attrs else ()
                 if bodies and not getattr(node, "_inferred", False):
-                    node.__dict__["_inferred"] = True
+                    put(node, "_inferred", True)
                     pending.append((nodes, index, node))
                     for body in bodies:
                         pending.append((list(body.nodes), 0, None))
                     break
                 if bodies:
-                    del node.__dict__["_inferred"]
+                    del node._inferred
                     self._control(node, bodies)
                 elif (node.domain or "", node.op) in self._local:
                     if self.custom is not None:

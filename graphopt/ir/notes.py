@@ -19,11 +19,9 @@ def drop_exporters_notes(graph: gs.Graph) -> None:
         for tensor in (*scope.inputs, *scope.outputs):
             _drop(tensor)
         for node in scope.nodes:
-            if "_extras" in node.__dict__:
-                _drop(node)
+            _drop(node)
             for tensor in node.outputs:
-                if "_extras" in tensor.__dict__:
-                    _drop(tensor)
+                _drop(tensor)
     entry = peek(graph)
     if entry is not None and entry.proto is not None:
         held = entry.proto.graph.metadata_props
@@ -35,7 +33,7 @@ def drop_exporters_notes(graph: gs.Graph) -> None:
 
 def _drop(owner: Any) -> None:
     entry = peek(owner)
-    if entry is None or not any(key.startswith(EXPORTERS) for key in entry.metadata):
+    if entry is None or not entry.metadata or not any(key.startswith(EXPORTERS) for key in entry.metadata):
         return
     entry.metadata = {
         key: value for key, value in entry.metadata.items() if not key.startswith(EXPORTERS) and key != "namespace"

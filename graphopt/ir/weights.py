@@ -22,14 +22,15 @@ from graphopt.errors import ModelError
 
 from . import dtypes
 from .attributes import text
+from .graph import put
 
 KEEP_BYTES = 1 << 20
 """Values read from a file up to this size stay in memory."""
 CHUNK = 1 << 20
 _NOT_HERE = {errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 """Streamed in pieces that the allocator keeps: larger ones are mapped afresh each time, at twice the CPU time."""
-_SAMPLE = 1 << 12
-"""Smaller values are hashed as a whole."""
+SAMPLE = 1 << 12
+"""Bytes of a weight that are compared as a whole."""
 _LARGEST = 1 << 56
 _DENSE = 4 << 30
 """A sparse tensor beyond this many bytes is not made dense."""
@@ -275,7 +276,7 @@ def nbytes(constant: gs.Constant) -> int:
 def digest(constant: gs.Constant) -> bytes:
     """A hash of dtype, shape and contents; each weight is read once, unless it is an array that can be written to."""
     values = constant._values
-    known = constant.__dict__.get("_digest")
+    known = getattr(constant, "_digest", None)
     if known is not None and known[0] is values:
         return known[1]  # type: ignore[no-any-return]
     state = hashlib.blake2b(f"{dtypes.name(values.dtype)}{tuple(values.shape)}".encode(), digest_size=16)
@@ -285,40 +286,44 @@ def digest(constant: gs.Constant) -> bytes:
         for piece in chunks(constant):
             state.update(piece)
     if not isinstance(values, np.ndarray) or not values.flags.writeable:
-        constant.__dict__["_digest"] = (values, state.digest())
+        put(constant, "_digest", (values, state.digest()))
     return state.digest()
 
 
 def sample(constant: gs.Constant) -> bytes:
-    """A few of the stored values: equal constants have equal samples, and most unequal ones have not."""
+    """A few of the stored values, up to `SAMPLE` bytes all: of constants of one type and shape, equal ones have equal
+    samples, and most unequal ones have not.
+    """
     values = constant._values
-    if values.dtype.kind in "OSU" or nbytes(constant) <= _SAMPLE or isinstance(values, SparseTensor):
+    if values.dtype.kind in "OSU" or isinstance(values, SparseTensor):
         return digest(constant)
-    known = constant.__dict__.get("_sample")
+    if nbytes(constant) <= SAMPLE:
+        return b"".join(chunks(constant))
+    known = getattr(constant, "_sample", None)
     if known is not None and known[0] is values:
         return known[1]  # type: ignore[no-any-return]
     if isinstance(values, ExternalValues):
-        found = next(values.chunks(_SAMPLE))
+        found = next(values.chunks(SAMPLE))
     else:
         flat = read(constant).reshape(-1)
         step = max(1, flat.size // 64)
         found = flat[::step][:64].tobytes() + flat[-16:].tobytes()
     if not isinstance(values, np.ndarray) or not values.flags.writeable:
-        constant.__dict__["_sample"] = (values, bytes(found))
+        put(constant, "_sample", (values, bytes(found)))
     return bytes(found)
 
 
 def first(constant: gs.Constant) -> Any:
     """The first element as a Python number; None of an empty or external one, or one of strings."""
     values = constant._values
-    known = constant.__dict__.get("_first")
+    known = getattr(constant, "_first", None)
     if known is not None and known[0] is values:
         return known[1]
     plain = not isinstance(values, (ExternalValues, SparseTensor)) and values.dtype.kind not in "OSU"
     array = read(constant) if plain and size(constant) else None
     found = None if array is None else array.reshape(-1)[:1].tolist()[0]
     if not isinstance(values, np.ndarray) or not values.flags.writeable:
-        constant.__dict__["_first"] = (values, found)
+        put(constant, "_first", (values, found))
     return found
 
 

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphopt.ir import dtypes
+from graphopt.ir.graph import put
 from graphopt.ir.weights import Array, read, stored_bytes
 
 from .plan import LARGEST
@@ -87,7 +88,9 @@ class Fit:
 
 def fit(constant: gs.Constant, dtype: Any) -> Fit:
     """Range check of a constant: one read, however many nodes share it."""
-    known = constant.__dict__.setdefault("_fits", {})
+    known: dict[Any, Fit] | None = getattr(constant, "_fits", None)
+    if known is None:
+        put(constant, "_fits", known := {})
     key = (id(constant._values), dtypes.name(dtype))
     if key not in known:
         beyond, vanished, error, size = 0.0, 0, 0.0, 0.0
@@ -103,7 +106,7 @@ def fit(constant: gs.Constant, dtype: Any) -> Fit:
                 error += float(np.sum((cast[plain] - wide[plain]) ** 2))
                 size += float(np.sum(wide[plain] ** 2))
         known[key] = Fit(beyond, vanished, (error / size) ** 0.5 if size else 0.0)
-    return known[key]  # type: ignore[no-any-return]
+    return known[key]
 
 
 def largest_for(node: gs.Node, dtype: Any) -> float:

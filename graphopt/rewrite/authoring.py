@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 
 from graphopt.errors import PluginError, nearest
 
+from .parameters import parameters
 from .pattern import Const, Either, Maybe, NodePattern, Output, Traced, Var
 
 
@@ -34,24 +36,24 @@ def check_parameters(methods: Sequence[Callable[..., Any]], traced: Traced, wher
     """Raises PluginError where check() or rewrite() names what the pattern does not bind."""
     bound = [*traced.variables, *([traced.rest] if traced.rest else [])]
     for method in methods:
-        for one in list(inspect.signature(method).parameters.values())[1:]:
-            named = one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.default is one.empty
-            if named and one.name not in bound:
-                told = f"{method.__name__}() names {one.name!r}, which the pattern does not"
-                raise PluginError(told, where=where, hint=nearest(one.name, bound, f"it names {', '.join(bound)}"))
+        wanted = parameters(method)
+        for name in (*wanted.positional[1:], *wanted.keywords):
+            if name not in bound and name not in wanted.optional:
+                told = f"{method.__name__}() names {name!r}, which the pattern does not"
+                raise PluginError(told, where=where, hint=nearest(name, bound, f"it names {', '.join(bound)}"))
 
 
 def wrong_call(op: str, attrs: Any, inputs: int) -> tuple[str, str] | None:
     """(what is wrong, hint) with a call of an operator of ONNX, whatever the opset; None: nothing."""
-    if not onnx.defs.has(op):
+    newest = _newest(op)
+    if newest is None:
         hint = nearest(op, _operators(), "", 0.65)
         return (
             (f"ONNX has no operator {op!r}", f"{hint} one of yours without a domain: op.domain('').{op}")
             if hint
             else None
         )
-    newest = onnx.defs.get_schema(op)
-    if all(key in newest.attributes for key in attrs) and inputs <= newest.max_input:
+    if newest[0].issuperset(attrs) and inputs <= newest[1]:
         return None
     every = [one for one in onnx.defs.get_all_schemas_with_history() if one.name == op and not one.domain]
     known = sorted({key for one in every for key in one.attributes})
@@ -60,6 +62,15 @@ def wrong_call(op: str, attrs: Any, inputs: int) -> tuple[str, str] | None:
             return f"{op} has no attribute {key!r}", nearest(key, known, f"it has {', '.join(known) or 'none'}")
     most = max(one.max_input for one in every)
     return (f"{op} takes at most {most} inputs, not {inputs}", "") if inputs > most else None
+
+
+@cache
+def _newest(op: str) -> tuple[frozenset[str], int] | None:
+    """(attributes, most inputs) of an operator of ONNX."""
+    if not onnx.defs.has(op):
+        return None
+    found = onnx.defs.get_schema(op)
+    return frozenset(found.attributes), found.max_input
 
 
 def place_in(function: Callable[..., Any], error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from itertools import groupby
@@ -21,6 +20,7 @@ from .authoring import place_in
 from .budget import Budget, Enough
 from .match import Match
 from .observer import Observer
+from .parameters import parameters
 from .rule import Entry, FunctionPass, Rule
 from .schedule import schedule
 from .worklist import Fired, Model, Worklist
@@ -217,4 +217,5 @@ class Manager:
 
 @cache
 def _edits_through_model(function: Callable[..., int]) -> bool:
-    return "model" in inspect.signature(function).parameters
+    wanted = parameters(function)
+    return "model" in (*wanted.positional, *wanted.keywords)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from graphopt.errors import PluginError
+
+from .parameters import Parameters, parameters
 
 
 class Operand:
@@ -179,55 +180,36 @@ class Traced:
 
     def call(self, function: Callable[..., Any], op: Any, bound: dict[str, Any]) -> Any:
         """function(op, variables...), with `*xs` unpacked; only the parameters that it names are passed."""
-        wanted = _parameters(function)
+        key = getattr(function, "__func__", function)
+        wanted = _PARAMETERS.get(key)
+        if wanted is None:
+            wanted = _PARAMETERS[key] = parameters(function)
         if wanted.rest:
-            first = [bound[name] for name in wanted.positional]
+            first = [bound[name] for name in wanted.positional[1:]]
             named = {name: bound[name] for name in self.variables if name in wanted.keywords}
             return function(op, *first, *(bound[self.rest] if self.rest else ()), **named)
-        return function(op, **{name: bound[name] for name in wanted.names if name in bound})
+        named = {name: bound[name] for name in wanted.positional[1:] if name in bound}
+        for name in wanted.keywords:
+            if name in bound:
+                named[name] = bound[name]
+        return function(op, **named)
 
 
-class _Parameters(NamedTuple):
-    positional: tuple[str, ...]
-    keywords: tuple[str, ...]
-    rest: bool
-    names: tuple[str, ...]
-
-
-def _parameters(function: Callable[..., Any]) -> _Parameters:
-    """The parameters of a method after `op`."""
-    key = getattr(function, "__func__", function)
-    known = _SIGNATURES.get(key)
-    if known is None:
-        kinds = list(inspect.signature(function).parameters.values())[1:]
-        positional = tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD)
-        keywords = tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
-        rest = any(p.kind is p.VAR_POSITIONAL for p in kinds)
-        known = _SIGNATURES[key] = _Parameters(positional, keywords, rest, positional + keywords)
-    return known
-
-
-_SIGNATURES: dict[Any, _Parameters] = {}
+_PARAMETERS: dict[Any, Parameters] = {}
 
 
 def trace(function: Callable[..., Any], where: str) -> Traced:
     """The pattern that `function(op, x, ...)` describes. Raises PluginError naming `where`."""
-    parameters = list(inspect.signature(function).parameters.values())
-    if not parameters:
+    wanted = parameters(function)
+    if not wanted.positional:
         raise PluginError("pattern() takes no parameter `op`", where=where)
-    positional: list[Any] = []
-    named: dict[str, Any] = {}
-    rest = ""
-    for parameter in parameters[1:]:
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            rest = parameter.name
-            positional.append(Var(rest, rest=True))
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            raise PluginError(f"pattern() can't have **{parameter.name}", where=where, hint="use attrs=NAME on a node")
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            named[parameter.name] = Var(parameter.name)
-        else:
-            positional.append(Var(parameter.name))
+    if wanted.others:
+        raise PluginError(f"pattern() can't have **{wanted.others}", where=where, hint="use attrs=NAME on a node")
+    rest = wanted.rest
+    positional = [Var(name) for name in wanted.positional[1:]]
+    if rest:
+        positional.append(Var(rest, rest=True))
+    named = {name: Var(name) for name in wanted.keywords}
     try:
         result = function(PatternOps(), *positional, **named)
     except Exception as error:

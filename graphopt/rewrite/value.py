@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir import dtypes, shapes
+from graphopt.ir.graph import put
 from graphopt.ir.weights import read, size
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ def constant_of(tensor: gs.Tensor) -> gs.Constant | None:
         return tensor
     if tensor.inputs and tensor.inputs[0].op == "Constant":
         node = tensor.inputs[0]
-        found = node.__dict__.get("_constant")
+        found: gs.Constant | None = getattr(node, "_constant", None)
         if found is None:
-            found = node.__dict__["_constant"] = lifted(node)
+            found = lifted(node)
+            put(node, "_constant", found)
         return found
     return None
 

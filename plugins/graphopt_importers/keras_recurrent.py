@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -22,6 +21,8 @@ class Recurrent:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Layers that are called meanwhile become one node each."""
+        from unittest import mock  # it brings asyncio, and every run of graphopt imports this file
+
         with ExitStack() as stack:
             for kind in (self.keras.layers.GRU, self.keras.layers.SimpleRNN):
                 stack.enter_context(mock.patch.object(kind, "inner_loop", self._inner_loop(kind.inner_loop)))

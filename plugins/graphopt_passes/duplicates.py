@@ -13,7 +13,7 @@ import graphopt
 from graphopt.config import Target
 from graphopt.ir.edits import inherit
 from graphopt.ir.graph import new_constant, scopes, subgraphs
-from graphopt.ir.weights import digest, nbytes, read, sample
+from graphopt.ir.weights import SAMPLE, digest, nbytes, read, sample
 from graphopt.rewrite.spelling import RANDOM, is_standard
 from graphopt.rewrite.worklist import Model
 
@@ -43,7 +43,7 @@ def merge_equal_weights(graph: gs.Graph, target: Target, model: Model) -> int:
         group = [tensor for reference in references if (tensor := reference()) is not None and tensor.outputs]
         references[:] = map(weakref.ref, group)
         for likely in _by(sample, [tensor for tensor in group if not model.editor.is_result(tensor)]):
-            for equal in _by(digest, likely):
+            for equal in [likely] if nbytes(likely[0]) <= SAMPLE else _by(digest, likely):
                 for tensor in equal[1:]:
                     model.editor.replace_uses(tensor, equal[0])
                     changes += 1
@@ -103,14 +103,18 @@ def _share(group: list[gs.Constant], model: Model) -> int:
     free = [t for t in group if not edit.is_result(t) and all(_is_right_factor(user, t) for user in t.outputs)]
     if not free:
         return 0
-    known: dict[bytes, gs.Constant] = {}
+    known: dict[bytes, list[gs.Constant]] = {}
     for tensor in group:
-        known.setdefault(digest(tensor), tensor)
+        known.setdefault(_corner(read(tensor)), []).append(tensor)
     gone: set[int] = set()
     changes = 0
     for tensor in free:
-        turned = digest(new_constant("", np.asarray(read(tensor).T, order="C")))
-        twin = known.get(turned)
+        values = read(tensor).T
+        likely = known.get(_corner(values))
+        if likely is None:
+            continue
+        turned = digest(new_constant("", np.asarray(values, order="C")))
+        twin = next((other for other in likely if digest(other) == turned), None)
         if twin is None or twin is tensor or id(twin) in gone or turned == digest(tensor):
             continue
         for node in list(tensor.outputs):
@@ -120,6 +124,11 @@ def _share(group: list[gs.Constant], model: Model) -> int:
         gone.add(id(tensor))
         changes += 1
     return changes
+
+
+def _corner(matrix: np.ndarray[Any, Any]) -> bytes:
+    """A few of its elements and its shape: most matrices that are not equal differ there."""
+    return repr(matrix.shape).encode() + matrix[:8, :8].tobytes() + matrix[-8:, -8:].tobytes()
 
 
 def _is_right_factor(node: gs.Node, tensor: gs.Constant) -> bool:
