@@ -299,6 +299,25 @@ def test_a_model_under_another_name_is_found_by_its_bytes(first: Path) -> None:
     assert again(*words)
 
 
+def test_a_file_of_layer_times_is_part_of_the_request(first: Path) -> None:
+    """`auto` goes by it."""
+    keys = []
+    for text in ("{}", "[]"):
+        Path("times.json").write_text(text)
+        job = Lookup("m.onnx", Path("m.engine"), {"precision": "auto", "layer_times": "times.json"}, [], Store())
+        job.answered()
+        keys.append(job.key)
+    assert keys[0] != keys[1]
+    assert all(keys)
+
+
+def test_a_plan_is_written_by_the_second_build_too(first: Path) -> None:
+    words = [*WORDS, "--precision", "fp16", "--save-plan", "plan.json", "-o", "half.engine"]
+    for hit in (False, True):
+        assert json.loads(graphopt(*words).stdout)["build"]["cache"]["hit"] == hit
+        Path("plan.json").unlink()
+
+
 def test_a_file_that_changes_while_it_is_built_is_not_kept(first: Path) -> None:
     """What was looked at before the build may not be what was built."""
     text = "import graphopt, pathlib\n@graphopt.hookimpl\ndef graphopt_after_pass(graph, name, changes, target=None):\n"
