@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
+_WRITTEN = ("save_onnx", "save_plan")
 _SHOWN_BYTES = 2_000_000_000
 """More than this is read with a progress bar on terminals."""
 
@@ -59,15 +60,14 @@ class Lookup:
     words: the options that decide what comes out, by name. command: what repeats the call.
     """
 
-    asks_more = False
-    """Whether files are asked for beside the engine, which are not in the cache."""
-
     def __init__(
         self, model: str, engine: Path, words: dict[str, Any], command: list[str], store: Store | None
     ) -> None:
         self.model = model
         self.engine = engine
         self.words = words
+        self.asks_more = any(words.get(name) for name in _WRITTEN)
+        """Whether files are asked for beside the engine: they are not in the cache."""
         self.command = command
         self.store = store
         self.answer: dict[str, Any] = {}

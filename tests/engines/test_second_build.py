@@ -311,11 +311,15 @@ def test_a_file_of_layer_times_is_part_of_the_request(first: Path) -> None:
     assert all(keys)
 
 
-def test_a_plan_is_written_by_the_second_build_too(first: Path) -> None:
-    words = [*WORDS, "--precision", "fp16", "--save-plan", "plan.json", "-o", "half.engine"]
-    for hit in (False, True):
-        assert json.loads(graphopt(*words).stdout)["build"]["cache"]["hit"] == hit
-        Path("plan.json").unlink()
+@pytest.mark.parametrize("option", ["--report r.json", "--save-onnx s.onnx", "--precision fp16 --save-plan p.json"])
+def test_what_is_asked_for_beside_the_engine_is_written_each_time(first: Path, option: str) -> None:
+    *_, name = option.split()
+    words = [*WORDS, "-o", "other.engine", *option.split()]
+    for _ in range(2):
+        assert not again(*words)
+        told = json.loads(graphopt(*words).stdout)
+        Path(name).unlink()
+    assert told["build"]["cache"]["hit"]  # of the engine
 
 
 def test_a_file_that_changes_while_it_is_built_is_not_kept(first: Path) -> None:
