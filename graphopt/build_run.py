@@ -78,6 +78,7 @@ class Build(Lookup):
     def run(self, progress: Progress, **options: Any) -> None:
         """The engine, in place. Raises GraphoptError."""
         from .pipeline import optimize
+        from .report.text import warnings
 
         began = time.time()
         before = self._data()
@@ -91,7 +92,8 @@ class Build(Lookup):
         data = self._read_by_importer(began) if self.foreign else before
         if made and data is not None and self.answer["status"] in ("ok", "unchecked") and self._is_unchanged(before):
             assert self.store is not None
-            self.store.answer(self.key, {"engine": made, "data": data, "report": self.answer})
+            said = warnings(self.result.report)
+            self.store.answer(self.key, {"engine": made, "data": data, "report": self.answer, "warnings": said})
             self.is_kept = True
 
     def _data(self) -> dict[str, str] | None:

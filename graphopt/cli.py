@@ -374,9 +374,13 @@ def _run(words: list[str]) -> int:
             return 0
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "graphopt"
+        said = error.format_message().rstrip(".")
+        several = said.startswith("Got unexpected extra argument") and "=" in said
         raise fail(
-            error.format_message().rstrip("."),
-            hint=f"{path} --help shows what it takes",
+            said,
+            hint="write an option again before each of its values: --shapes a=1x3 --shapes b=4"
+            if several
+            else f"{path} --help shows what it takes",
             kind="UsageError",
             code=USAGE,
             as_json="--json" in words,

@@ -71,6 +71,7 @@ class Lookup:
         self.command = command
         self.store = store
         self.answer: dict[str, Any] = {}
+        self.warnings: list[str] = []
         self.files: dict[str, str] = {}
         self.key = ""
         self.is_kept = False
@@ -132,6 +133,7 @@ class Lookup:
         build = {**report["build"], "engine": str(self.engine), "cache": {**report["build"]["cache"], "hit": True}}
         outputs = {**report["outputs"], "engine": [str(self.engine)]}
         seconds = round(time.perf_counter() - began, 3)
+        self.warnings = found["warnings"]
         self.answer = {**report, "build": build, "outputs": outputs, "seconds": seconds}
         return True
 
@@ -143,7 +145,7 @@ class Lookup:
 
     def tell(self, as_json: bool, quiet: bool) -> None:
         """Print what happened."""
-        for text in self.answer["warnings"]:
+        for text in self.warnings:
             warn(text)
         if as_json:
             print_json(self.answer)
