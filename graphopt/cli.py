@@ -47,6 +47,7 @@ from .arguments import (
     Verbose,
     Verify,
     Word,
+    limits_of,
     target_of,
 )
 from .bisect import bisect
@@ -166,7 +167,7 @@ def optimize(
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
-        from .options import dims_by_name, limits_of, outputs_of, shapes_of, values_by_name
+        from .options import dims_by_name, outputs_of, shapes_of, values_by_name
 
         profile = shapes_of(min_shapes or (), shapes or (), max_shapes or ())
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
