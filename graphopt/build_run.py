@@ -35,8 +35,6 @@ _NOT_PART = frozenset(
         "timing_cache",
     )
 )
-_WRITTEN = ("save_onnx", "save_plan")
-"""Files that a request asks for beside the engine: it is not answered from the cache."""
 
 
 class Build(Lookup):
@@ -58,7 +56,7 @@ class Build(Lookup):
         self.foreign = foreign
         """Whether the model may be another framework's: its importer says which files it has read."""
         self.result: Result | None = None
-        self.asks_more = report is not None or any(words.get(name) for name in _WRITTEN)
+        self.asks_more = self.asks_more or report is not None
 
     def _read_by_importer(self, began: float) -> dict[str, str] | None:
         """The files of another framework's model, each with its digest; None where they are not all known.
@@ -80,6 +78,7 @@ class Build(Lookup):
     def run(self, progress: Progress, **options: Any) -> None:
         """The engine, in place. Raises GraphoptError."""
         from .pipeline import optimize
+        from .report.text import warnings
 
         began = time.time()
         before = self._data()
@@ -93,7 +92,8 @@ class Build(Lookup):
         data = self._read_by_importer(began) if self.foreign else before
         if made and data is not None and self.answer["status"] in ("ok", "unchecked") and self._is_unchanged(before):
             assert self.store is not None
-            self.store.answer(self.key, {"engine": made, "data": data, "report": self.answer})
+            said = warnings(self.result.report)
+            self.store.answer(self.key, {"engine": made, "data": data, "report": self.answer, "warnings": said})
             self.is_kept = True
 
     def _data(self) -> dict[str, str] | None:
@@ -111,7 +111,7 @@ class Build(Lookup):
 
     def remember(self, typed: Typed) -> None:
         """Write down what this command line means, so that it need not be parsed when it is typed again."""
-        if self.store is None or not self.is_kept or not typed.may_be_known:
+        if self.store is None or not self.is_kept or self.asks_more or not typed.may_be_known:
             return
         call = {"model": self.model, "engine": str(self.engine), "words": self.words, "command": self.command}
         build, weights = self.answer["build"], self.answer["weights_bytes"]["before"]

@@ -47,6 +47,7 @@ from .arguments import (
     Verbose,
     Verify,
     Word,
+    limits_of,
     target_of,
 )
 from .bisect import bisect
@@ -166,7 +167,7 @@ def optimize(
 ) -> None:
     """Optimize MODEL, check that it still computes the same, and build an engine if asked."""
     with failures(as_json):
-        from .options import dims_by_name, limits_of, outputs_of, shapes_of, values_by_name
+        from .options import dims_by_name, outputs_of, shapes_of, values_by_name
 
         profile = shapes_of(min_shapes or (), shapes or (), max_shapes or ())
         frozen, bound = dims_by_name(freeze or (), "--freeze"), values_by_name(bind or ())
@@ -374,9 +375,13 @@ def _run(words: list[str]) -> int:
             return 0
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "graphopt"
+        said = error.format_message().rstrip(".")
+        several = said.startswith("Got unexpected extra argument") and "=" in said
         raise fail(
-            error.format_message().rstrip("."),
-            hint=f"{path} --help shows what it takes",
+            said,
+            hint="write an option again before each of its values: --shapes a=1x3 --shapes b=4"
+            if several
+            else f"{path} --help shows what it takes",
             kind="UsageError",
             code=USAGE,
             as_json="--json" in words,

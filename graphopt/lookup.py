@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
+_WRITTEN = ("save_onnx", "save_plan")
 _SHOWN_BYTES = 2_000_000_000
 """More than this is read with a progress bar on terminals."""
 
@@ -59,18 +60,18 @@ class Lookup:
     words: the options that decide what comes out, by name. command: what repeats the call.
     """
 
-    asks_more = False
-    """Whether files are asked for beside the engine, which are not in the cache."""
-
     def __init__(
         self, model: str, engine: Path, words: dict[str, Any], command: list[str], store: Store | None
     ) -> None:
         self.model = model
         self.engine = engine
         self.words = words
+        self.asks_more = any(words.get(name) for name in _WRITTEN)
+        """Whether files are asked for beside the engine: they are not in the cache."""
         self.command = command
         self.store = store
         self.answer: dict[str, Any] = {}
+        self.warnings: list[str] = []
         self.files: dict[str, str] = {}
         self.key = ""
         self.is_kept = False
@@ -132,6 +133,7 @@ class Lookup:
         build = {**report["build"], "engine": str(self.engine), "cache": {**report["build"]["cache"], "hit": True}}
         outputs = {**report["outputs"], "engine": [str(self.engine)]}
         seconds = round(time.perf_counter() - began, 3)
+        self.warnings = found["warnings"]
         self.answer = {**report, "build": build, "outputs": outputs, "seconds": seconds}
         return True
 
@@ -143,7 +145,7 @@ class Lookup:
 
     def tell(self, as_json: bool, quiet: bool) -> None:
         """Print what happened."""
-        for text in self.answer["warnings"]:
+        for text in self.warnings:
             warn(text)
         if as_json:
             print_json(self.answer)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .config import Dims, Limits, Shapes, parse_dims
+from .config import Dims, Shapes, parse_dims
 from .errors import GraphoptError, UsageError
 from .importing.ask import stem_of
 
@@ -44,20 +44,6 @@ def shapes_of(low: Iterable[str], typical: Iterable[str], high: Iterable[str]) -
             dims_by_name(high, "--max-shapes"),
         )
         or None
-    )
-
-
-def limits_of(seconds: float, memory_gb: float | None) -> Limits:
-    """The bounds of --time-limit and --memory-limit. Raises UsageError."""
-    for option, value in (("--time-limit", seconds), ("--memory-limit", memory_gb)):
-        if value is not None and not 0 < value < 1e8:
-            raise UsageError(f"{value:g} is no limit", where=option, hint="choose more than 0")
-    return Limits(
-        build_seconds=seconds,
-        pass_seconds=seconds,
-        run_seconds=seconds,
-        import_seconds=seconds,
-        memory_bytes=int((memory_gb or 0) * 1e9),
     )
 
 

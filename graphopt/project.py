@@ -83,7 +83,8 @@ def defaults(path: Path, commands: Mapping[str, Any], words: Iterable[str] = ())
     for key in shared:
         if _plain(key) not in every:
             table = isinstance(shared[key], dict)
-            hint = nearest(_plain(key), every | set(commands) if table else every, "", 0.6)
+            names = {word for options in known.values() for word in _spelled(options)}
+            hint = nearest(key, names | set(commands) if table else names, "", 0.6)
             what = "no option, and no command" if table else "no option of any command"
             raise UsageError(f"{key!r} is {what}", where=str(path), hint=hint)
     given = {word.split("=")[0] for word in words}
@@ -96,7 +97,7 @@ def defaults(path: Path, commands: Mapping[str, Any], words: Iterable[str] = ())
                 raise UsageError(
                     f"{key!r} is no option of graphopt {name}",
                     where=f"{path} [{name}]",
-                    hint=nearest(_plain(key), options, f"graphopt {name} --help lists them", 0.6),
+                    hint=nearest(key, _spelled(options), f"graphopt {name} --help lists them", 0.6),
                 )
         found: dict[str, Any] = {}
         for key, value in {**shared, **own}.items():
@@ -120,6 +121,10 @@ def _options(command: Any) -> dict[str, Any]:
     }
 
 
+def _spelled(options: Mapping[str, Any]) -> set[str]:
+    return {word.lstrip("-") for one in options.values() for word in one.opts if word.startswith("--")}
+
+
 def _plain(word: str) -> str:
     return word.lstrip("-").replace("_", "-").lower()
 
@@ -129,7 +134,7 @@ def _values(option: Any, value: Any, path: Path) -> dict[str, Any]:
     if name == "shapes" and isinstance(value, dict):
         return _shapes(value, path)
     if name == "profile" and isinstance(value, list):
-        return {name: [_profile(one, path) for one in value]}
+        return {name: [_further(one, path) for one in value]}
     if isinstance(value, dict):
         mark = "=" if name in ("freeze", "bind", "min_shapes", "max_shapes") else ":"
         value = [f"{key}{mark}{_dims(inner)}" for key, inner in value.items()]
@@ -159,12 +164,20 @@ def _shapes(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _profile(given: Any, path: Path) -> str:
+def _further(given: Any, path: Path) -> str:
+    """'x=1x3:4x3:8x3' of {x = {min = "1x3", opt = "4x3", max = "8x3"}}; a bound that is not given is the nearest."""
     if isinstance(given, str):
         return given
+    if not isinstance(given, dict):
+        raise UsageError(f"{given!r} is no profile", where=str(path), hint="write { x = { min = ..., max = ... } }")
     pieces = []
     for name, value in given.items():
-        several = [value[bound] for bound in ("min", "opt", "max")] if isinstance(value, dict) else [value]
+        several = [value]
+        if isinstance(value, dict):
+            if not value or value.keys() - {"min", "opt", "max"}:
+                raise UsageError(f"profile of {name!r}: {value}", where=str(path), hint="give min, opt and max")
+            typical = value.get("opt", value.get("max", value.get("min")))
+            several = [value.get("min", typical), typical, value.get("max", typical)]
         pieces.append(f"{name}={':'.join(map(_dims, several))}")
     return ",".join(pieces)
 

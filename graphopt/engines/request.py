@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from graphopt.project import Typed
 
-SCHEMA = 2
+SCHEMA = 3
 _OBEYED = ("NVIDIA_TF32_OVERRIDE",)
 """Variables that TensorRT obeys when it builds."""
 _LIBRARIES = ("LD_LIBRARY_PATH", "LD_PRELOAD")

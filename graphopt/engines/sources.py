@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ASKING = (b"graphopt_builder", b"graphopt_inputs", b"import *")
 """A plugin with such hooks may bring in more than its source: it is asked. Starred imports may bring such a hook."""
 _IMPORTS = re.compile(rb"\n[ \t]*(from|import)[ \t]+([A-Za-z_][^\n#;]*)")
+_CODE = (".py", ".cuh", ".cu", ".h", ".json")
 _LARGE = 1 << 20
 
 
@@ -41,13 +42,16 @@ class Source:
 
 
 @cache
-def source(place: str, imports: bool = True) -> Source:
-    """What stands in a folder (all files but compiled ones), or in a file. Raises OSError.
+def source(place: str, imports: bool = True, everything: bool = True) -> Source:
+    """What stands in a folder, or in a file. Raises OSError.
 
-    imports: whether to find out what it imports, which takes as long as the rest.
+    imports: whether to find out what it imports, which takes as long as the rest. everything: all files but hidden and
+    compiled ones, else code alone.
     """
     state, asks, found = hashlib.sha256(), False, set[str]()
     for name in _files(place):
+        if not everything and not (name or place).endswith(_CODE):
+            continue
         content = _content(os.path.join(place, name) if name else place)
         state.update(f"{name}\0{len(content)}\0".encode())
         state.update(content)
@@ -93,16 +97,17 @@ def _reached(places: Iterable[tuple[str, str]]) -> tuple[str, bool]:
     """(a digest, whether one asks) of packages and of what they import from other source trees.
 
     What lies in a folder of installed distributions has its version in that folder's listing; a source tree that was
-    put on the path has none.
+    put on the path has none. Of such a tree, which may be anything, code is looked at.
     """
     state, asks, seen = hashlib.sha256(), False, {"graphopt"}
     todo = sorted(set(places))
+    named = {name for name, _ in todo}
     while todo:
         name, place = todo.pop()
         if name in seen:
             continue
         seen.add(name)
-        one = source(place)
+        one = source(place, everything=name in named)
         asks = asks or one.asks
         state.update(f"{name}\0{one.digest}\0".encode())
         for other in sorted(one.imports - seen):

@@ -56,6 +56,18 @@ def test_profiles_pools_and_flags():
     }
 
 
+def test_a_profile_needs_not_all_three_bounds():
+    for given, meant in (
+        ('{ x = { min = "1x3", max = "8x3" } }', "x=1x3:8x3:8x3"),
+        ('{ x = { opt = "4x3" } }', "x=4x3:4x3:4x3"),
+        ("{ x = [2, 3], y = 5 }", "x=2x3,y=5"),
+    ):
+        assert of(f"[build]\nprofile = [{given}]\n")["profile"] == [meant]
+    for wrong in ("5", "{ x = { typ = '1x3' } }", "{ x = {} }"):
+        with pytest.raises(UsageError, match="profile"):
+            of(f"[build]\nprofile = [{wrong}]\n")
+
+
 def test_paths_are_meant_from_the_file(here):
     (here / "sub").mkdir()
     assert of("inputs = 'a.npz'\nplugin = ['p.py', 'a_module']\n", folder=Path("sub")) == {

@@ -148,3 +148,9 @@ def test_a_group_without_a_command_prints_its_help(cli: Cli) -> None:
     done = cli("cache")
     assert (done.code, done.err) == (0, "")
     assert "prune" in done.out
+
+
+def test_a_second_value_needs_the_option_again(cli: Cli) -> None:
+    done = cli("optimize", "m.onnx", "--shapes", "x=1x3", "y=4")
+    assert done.code == 2
+    assert "write an option again before each of its values: --shapes a=1x3 --shapes b=4" in done.err

@@ -299,6 +299,48 @@ def test_a_model_under_another_name_is_found_by_its_bytes(first: Path) -> None:
     assert again(*words)
 
 
+def test_a_file_of_layer_times_is_part_of_the_request(first: Path) -> None:
+    """`auto` goes by it."""
+    keys = []
+    for text in ("{}", "[]"):
+        Path("times.json").write_text(text)
+        job = Lookup("m.onnx", Path("m.engine"), {"precision": "auto", "layer_times": "times.json"}, [], Store())
+        job.answered()
+        keys.append(job.key)
+    assert keys[0] != keys[1]
+    assert all(keys)
+
+
+@pytest.mark.parametrize("option", ["--report r.json", "--save-onnx s.onnx", "--precision fp16 --save-plan p.json"])
+def test_what_is_asked_for_beside_the_engine_is_written_each_time(first: Path, option: str) -> None:
+    *_, name = option.split()
+    words = [*WORDS, "-o", "other.engine", *option.split()]
+    for _ in range(2):
+        assert not again(*words)
+        told = json.loads(graphopt(*words).stdout)
+        Path(name).unlink()
+    assert told["build"]["cache"]["hit"]  # of the engine
+
+
+WRONG = """
+import graphopt
+class AbsIsRelu(graphopt.Rule):
+    "Relu(x) = Abs(x), which is wrong."
+    def pattern(self, op, x): return op.Relu(x)
+    def rewrite(self, op, x): return op.Abs(x)
+@graphopt.hookimpl
+def graphopt_passes(): return [AbsIsRelu()]
+"""
+
+
+def test_what_broke_the_numbers_is_said_each_time(first: Path) -> None:
+    Path("wrong.py").write_text(WRONG)
+    words = ["build", "m.onnx", "--shapes", "x=1x3x8x8", "--verify", "each", "--plugin", "wrong.py", "-o", "w.engine"]
+    told = [graphopt(*words) for _ in range(2)]
+    for one in told:
+        assert "warning: 1 change broke the numbers and was taken back" in one.stderr
+
+
 def test_a_file_that_changes_while_it_is_built_is_not_kept(first: Path) -> None:
     """What was looked at before the build may not be what was built."""
     text = "import graphopt, pathlib\n@graphopt.hookimpl\ndef graphopt_after_pass(graph, name, changes, target=None):\n"
