@@ -67,4 +67,6 @@ def type_bytes(number: int, shape: Shape) -> bytes:
 
 def prose(text: Any) -> str:
     """Text for people, whatever bytes it is made of."""
+    if type(text) is str:
+        return text
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)

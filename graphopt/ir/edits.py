@@ -35,9 +35,10 @@ class Editor:
         """Nodes whose outputs may have another type than was worked out: new ones, and those with other inputs."""
         self.census = Census(graph)
         self._scope: dict[int, gs.Graph] = {}
-        self._place: dict[int, tuple[int, int]] = {}
-        self._alive: dict[int, gs.Node] = {}
-        """Held, so that no other node can come to have its id."""
+        self.places: dict[int, tuple[int, int]] = {}
+        """id(node) -> a key that orders nodes of one scope as they run."""
+        self.alive: dict[int, gs.Node] = {}
+        """id(node) -> each node of the model. Held, so that no other node can come to have its id."""
         self._results: dict[int, list[gs.Graph]] = {}
         self._fed: set[int] = set()
         self._names: set[str] = set()
@@ -68,8 +69,8 @@ class Editor:
 
     def _know(self, node: gs.Node, scope: gs.Graph, place: tuple[int, int]) -> None:
         self._scope[id(node)] = scope
-        self._place[id(node)] = place
-        self._alive[id(node)] = node
+        self.places[id(node)] = place
+        self.alive[id(node)] = node
         self.census.add(node)
         self._names.add(node.name)
         for tensor in node.outputs:
@@ -80,12 +81,11 @@ class Editor:
     def nodes(self) -> list[gs.Node]:
         """Every node of every scope, in order; not those of functions that came while passes ran."""
         every = [node for scope in self.census.scopes() for node in scope.nodes]
-        same = not self._touched and len(every) == len(self._alive)
-        return every if same else self.living(every)
+        return every if not self._touched and len(every) == len(self.alive) else self.living(every)
 
     def living(self, nodes: Iterable[gs.Node]) -> list[gs.Node]:
         """Those of `nodes` that are still part of the model."""
-        alive = self._alive
+        alive = self.alive
         return [node for node in nodes if id(node) in alive]
 
     def of(self, *operators: str) -> list[gs.Node]:
@@ -95,11 +95,11 @@ class Editor:
     @property
     def size(self) -> int:
         """Number of nodes in all scopes."""
-        return len(self._alive)
+        return len(self.alive)
 
     def has(self, node: gs.Node) -> bool:
         """Whether the node is still part of the model."""
-        return id(node) in self._alive
+        return id(node) in self.alive
 
     def scope(self, node: gs.Node) -> gs.Graph:
         """The graph, body or function that holds the node."""
@@ -107,7 +107,7 @@ class Editor:
 
     def place(self, node: gs.Node) -> tuple[int, int]:
         """A key that orders nodes of one scope as they run."""
-        return self._place[id(node)]
+        return self.places[id(node)]
 
     def is_result(self, tensor: gs.Tensor) -> bool:
         """Whether the tensor is an output of the model, of a body or of a function."""
@@ -171,14 +171,14 @@ class Editor:
         """Put a finished node into the scope of `at`, just before it."""
         scope = self._scope[id(at)]
         self._count += 1
-        self._know(node, scope, (self._place[id(at)][0], self._count))
+        self._know(node, scope, (self.places[id(at)][0], self._count))
         self._added.setdefault(id(scope), (scope, []))[1].append(node)
         self._touch(scope)
         self.log.append(node)
         self.retyped.append(node)
         for body in subgraphs(node):
             for inner in scopes(body, functions=False):
-                if not all(id(n) in self._alive for n in inner.nodes):
+                if not all(id(n) in self.alive for n in inner.nodes):
                     self.enter(inner)
 
     def move(self, node: gs.Node, at: gs.Node) -> None:
@@ -186,7 +186,7 @@ class Editor:
         scope = self._scope[id(at)]
         self._count += 1
         self._scope[id(node)] = scope
-        self._place[id(node)] = (self._place[id(at)][0], self._count)
+        self.places[id(node)] = (self.places[id(at)][0], self._count)
         self._added.setdefault(id(scope), (scope, []))[1].append(node)
         self._touch(scope)
         self.log.append(node)
@@ -300,7 +300,7 @@ class Editor:
 
     def remove(self, node: gs.Node) -> None:
         """Take a node and its bodies out of the model; its outputs must be unused by then."""
-        if id(node) not in self._alive:
+        if id(node) not in self.alive:
             return
         scope = self._scope[id(node)]
         self._forget(node)
@@ -317,7 +317,7 @@ class Editor:
         self._touch(scope)
 
     def _forget(self, node: gs.Node) -> None:
-        self._alive.pop(id(node), None)
+        self.alive.pop(id(node), None)
         self.census.drop(node)
         node.inputs.clear()
         node.outputs.clear()
@@ -329,7 +329,7 @@ class Editor:
         """
         pending = list(nodes)
         loosened: dict[int, gs.Tensor] = {}
-        alive, results = self._alive, self._results
+        alive, results = self.alive, self._results
         while pending:
             node = pending.pop()
             if id(node) not in alive:
@@ -361,10 +361,10 @@ class Editor:
 
     def sweep(self, nodes: Iterable[gs.Node] | None = None) -> int:
         """Remove those of `nodes`, by default of all, that nothing needs, and what only they needed; how many went."""
-        before = len(self._alive)
+        before = len(self.alive)
         self.prune(reversed(self.nodes()) if nodes is None else nodes)
         self.flush()
-        return before - len(self._alive)
+        return before - len(self.alive)
 
     def set_output(self, scope: gs.Graph, index: int, tensor: gs.Tensor) -> None:
         """Make `tensor` the output number `index` of a body or function (names of bodies' outputs are free)."""
@@ -388,12 +388,12 @@ class Editor:
             nodes = self.living(scope.nodes)
             if added:
                 known = {id(node) for node in nodes}
-                nodes += [node for node in added if id(node) in self._alive and id(node) not in known]
-                nodes.sort(key=lambda node: self._place[id(node)])
+                nodes += [node for node in added if id(node) in self.alive and id(node) not in known]
+                nodes.sort(key=lambda node: self.places[id(node)])
                 if not is_sorted(nodes):
                     nodes = toposort(nodes, scope.name or "")
                     for node in nodes:
-                        self._place[id(node)] = (self._place_from, 0)
+                        self.places[id(node)] = (self._place_from, 0)
                         self._place_from += 1
             scope.nodes[:] = nodes
         self._touched.clear()

@@ -208,20 +208,95 @@ def _reduction(since: int) -> Callable[[gs.Node, int], Answer]:
 
 def _reshape(node: gs.Node, opset: int) -> Answer:
     dtype, x = _first(node)
-    wanted = _numbers(node, "shape", 1, opset, 5)
-    if wanted is None or not shapes.is_static(x) or node.attrs.get("allowzero", 0):
+    if opset < 5 or node.attrs.get("allowzero", 0):
         return None
-    dims = [int(x[place]) if dim == 0 else dim for place, dim in enumerate(wanted)]  # type: ignore[arg-type]
-    whole = shapes.volume(x)
-    assert whole is not None
-    if -1 in dims:
-        rest = -math.prod(dims)
-        if dims.count(-1) > 1 or rest <= 0 or whole % rest:
+    target = node.inputs[1]
+    if type(target) is not gs.Constant:
+        count = shapes.of(target)
+        known = opset >= 13 and count is not None and len(count) == 1 and isinstance(count[0], int)
+        return [(dtype, (None,) * count[0])] if known else None  # type: ignore[index, operator]
+    wanted = _numbers(node, "shape", 1, opset, 5)
+    if wanted is None:
+        return None
+    dims: list[Dim] = [x[place] if dim == 0 else dim for place, dim in enumerate(wanted)]
+    copied = {place for place, dim in enumerate(wanted) if dim == 0 and not isinstance(x[place], int)}
+    left = [dim for place, dim in enumerate(x) if place not in copied]
+    made = math.prod(dim for place, dim in enumerate(dims) if place not in copied)  # type: ignore[misc]
+    if -1 in wanted:
+        if wanted.count(-1) > 1 or made >= 0:
             return None
-        dims[dims.index(-1)] = whole // rest
-    elif math.prod(dims) != whole:
+        at = wanted.index(-1)
+        dims[at] = None
+        if shapes.is_static(tuple(left)):
+            whole = math.prod(left)  # type: ignore[arg-type]
+            if whole % made:
+                return None
+            dims[at] = whole // -made
+    elif not copied and shapes.is_static(x) and made != math.prod(x):  # type: ignore[arg-type]
         return None
     return [(dtype, tuple(dims))]
+
+
+def _slice(node: gs.Node, opset: int) -> Answer:
+    dtype, x = _first(node)
+    if opset < 10:
+        return None
+    starts, ends = _numbers(node, "", 1, opset, 10), _numbers(node, "", 2, opset, 10)
+    if starts is None or ends is None:
+        return None
+    axes = _numbers(node, "", 3, opset, 10) or list(range(len(starts)))
+    steps = _numbers(node, "", 4, opset, 10) or [1] * len(starts)
+    dims = list(x)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        place = shapes.axis(axis, len(x))
+        dim = x[place]
+        dims[place] = len(range(*slice(start, end, step).indices(dim))) if isinstance(dim, int) else None
+    forward = all(step > 0 for step in steps)  # backwards, ONNX and Python differ on a start before the first
+    return [(dtype, tuple(dims))] if forward and len(set(axes)) == len(axes) else None
+
+
+def _split(node: gs.Node, opset: int) -> Answer:
+    dtype, x = _first(node)
+    place, count = shapes.axis(int(node.attrs.get("axis", 0)), len(x)), len(node.outputs)
+    sizes = _numbers(node, "split", 1, opset, 13)
+    dim = x[place]
+    if not isinstance(dim, int):
+        return [(dtype, (*x[:place], None, *x[place + 1 :]))] * count
+    if sizes is None:
+        if dim % count:
+            return None
+        sizes = [dim // count] * count
+    if len(sizes) != count or sum(sizes) != dim:
+        return None
+    return [(dtype, (*x[:place], size, *x[place + 1 :])) for size in sizes]
+
+
+def _expand(node: gs.Node, opset: int) -> Answer:
+    dtype, x = _first(node)
+    wanted = _numbers(node, "", 1, opset, 8)
+    return None if wanted is None else [(dtype, _broadcast(x, tuple(wanted)))]
+
+
+def _filled(node: gs.Node, opset: int) -> Answer:
+    wanted, value = _numbers(node, "", 0, opset, 9), node.attrs.get("value")
+    if wanted is None or any(dim < 0 for dim in wanted):
+        return None
+    return [(np.dtype(np.float32) if value is None else dtypes.of(value), tuple(wanted))]
+
+
+def _extreme(node: gs.Node, opset: int) -> Answer:
+    every = [shapes.of(tensor) for tensor in node.inputs]
+    return None if None in every or opset < 8 else [(dtypes.of(node.inputs[0]), _broadcast(*every))]
+
+
+def _broadcast(*every: Shape) -> Shape:
+    """The shape that these broadcast to. Raises ValueError where they do not."""
+    result = shapes.broadcast(*every)
+    for shape in every:
+        for dim, whole in zip(reversed(shape or ()), reversed(result or ()), strict=False):
+            if isinstance(dim, int) and dim != 1 and dim != whole:
+                raise ValueError("the shapes do not fit each other")
+    return result
 
 
 def _constant(node: gs.Node, opset: int) -> Answer:
@@ -254,6 +329,12 @@ _FUNCTIONS: dict[str, Callable[[gs.Node, int], Answer]] = {
     "Gather": _gather,
     "Where": _where,
     "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _split,
+    "Expand": _expand,
+    "ConstantOfShape": _filled,
+    "Min": _extreme,
+    "Max": _extreme,
     "Constant": _constant,
     "ReduceSum": _reduction(13),
     **{f"Reduce{kind}": _reduction(18) for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare")},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 Dim = int | str | None
@@ -42,12 +43,17 @@ def volume(shape: Shape) -> int | None:
 
 def same_dim(a: Dim, b: Dim) -> bool:
     """Whether two dimensions are proved to be equal; placeholder names ('?', 'unk__7', 'None') prove nothing."""
-    return a is not None and a == b and (isinstance(a, int) or not _PLACEHOLDER.fullmatch(a))
+    return a is not None and a == b and (isinstance(a, int) or not is_placeholder(a))
 
 
 def is_placeholder(dim: Dim) -> bool:
     """Whether a dimension is a name that stands for nothing ('?', 'unk__7'): onnx's inference writes those."""
-    return isinstance(dim, str) and _PLACEHOLDER.fullmatch(dim) is not None
+    return isinstance(dim, str) and _is_blank(dim)
+
+
+@lru_cache(1 << 12)
+def _is_blank(name: str) -> bool:
+    return _PLACEHOLDER.fullmatch(name) is not None
 
 
 def same(a: Shape, b: Shape) -> bool:

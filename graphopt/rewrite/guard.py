@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from .pattern import Const, Either, Literal, NodePattern, Operand, Output, Traced, Var, roots
+from .pattern import Const, Either, Literal, NodePattern, Operand, Output, Var, roots
 from .rule import Entry, Rule
 from .spelling import COMMUTATIVE, MOVED
 
@@ -16,10 +17,25 @@ Fits = Callable[[gs.Node], bool]
 """False only where no match is possible; the operator of the node itself was looked at before."""
 _Test = Callable[[gs.Tensor, gs.Node], bool]
 Above = tuple[str, ...]
-"""What makes the first inputs of a node: an operator, _CONSTANT, or '' for an input of the graph."""
+"""What makes some inputs of a node: an operator, _CONSTANT, or '' for an input of the graph and where there is none."""
 _CONSTANT = "Constant"
 _WIDTH = 4
-_MOST = 256
+_MOST = 1 << 10
+
+
+class _Start:
+    """One way to begin: a rule, and the node at the root of its pattern."""
+
+    def __init__(self, number: int, glances: bool, root: NodePattern, shared: bool) -> None:
+        self.number = number
+        self.glances = glances
+        self.root = root
+        self.shared = shared
+        self.ways = _needs(root)
+
+    @cached_property
+    def fits(self) -> Fits:
+        return guard(self.root, self.shared)
 
 
 class Index:
@@ -28,43 +44,57 @@ class Index:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.depth = max([1, *(one.traced.depth for one in entries if one.traced is not None)])
         """Of the deepest pattern."""
-        self.rules: dict[str, list[tuple[int, bool, Fits, list[dict[int, set[str]]]]]] = {}
-        self._known: dict[Any, list[tuple[int, bool, Fits]]] = {}
+        self.rules: dict[str, list[_Start]] = {}
         for number, one in enumerate(entries):
-            assert one.traced is not None
-            assert isinstance(one.run, Rule)
-            glances = type(one.run).glance is not Rule.glance
-            for root, fits in guards(one.traced, one.run.shared_inner):
-                self.rules.setdefault(root.op, []).append((number, glances, fits, _needs(root)))
+            run, traced = one.run, one.traced
+            assert traced is not None
+            assert isinstance(run, Rule)
+            glances = type(run).glance is not Rule.glance
+            for root in roots(traced.outputs[0]):
+                start = _Start(number, glances, root, run.shared_inner or len(traced.outputs) > 1)
+                self.rules.setdefault(root.op, []).append(start)
+        self._slots = {
+            op: sorted({slot for start in starts for way in start.ways for slot in way})
+            for op, starts in self.rules.items()
+        }
+        """Operator -> the inputs at whose makers its rules look."""
+        self._known: dict[str, dict[Above, list[tuple[int, bool, Fits]]]] = {op: {} for op in self.rules}
 
     def at(self, node: gs.Node) -> list[tuple[int, bool, Fits]]:
         """(number of the rule, whether it has a glance of its own, its guard), in the order of the rules."""
-        key: list[str] = [node.op]
-        for tensor in node.inputs[:_WIDTH]:
-            makers = tensor.inputs
-            key.append(makers[0].op if makers else _CONSTANT if type(tensor) is gs.Constant else "")
-        found = self._known.get(mark := tuple(key))
+        op, inputs = node.op, node.inputs
+        makers = []
+        for slot in self._slots[op]:
+            if slot < len(inputs):
+                tensor = inputs[slot]
+                above = tensor.inputs
+                makers.append(above[0].op if above else _CONSTANT if type(tensor) is gs.Constant else "")
+            else:
+                makers.append("")
+        known, key = self._known[op], tuple(makers)
+        found = known.get(key)
         if found is None:
-            if len(self._known) > _MOST * _MOST:
-                self._known.clear()
-            found = self._known[mark] = [
-                (number, glances, fits)
-                for number, glances, fits, ways in self.rules[node.op]
-                if any(all(slot < len(mark) and mark[slot] in ops for slot, ops in way.items()) for way in ways)
+            if len(known) > _MOST:
+                known.clear()
+            ops = dict(zip(self._slots[op], makers, strict=True))
+            found = known[key] = [
+                (start.number, start.glances, start.fits)
+                for start in self.rules[op]
+                if any(all(ops[slot] in wanted for slot, wanted in way.items()) for way in start.ways)
             ]
         return found
 
 
 def _needs(root: NodePattern) -> list[dict[int, set[str]]]:
-    """The ways in which the pattern can hold: place among (operator, makers of the first inputs) -> operators."""
+    """The ways in which the pattern can hold: number of an input -> the operators that may make it."""
     moved = {entry.slot for entry in MOVED.get(root.op, ())}
     way = {
-        slot + 1: ops
+        slot: ops
         for slot, operand in enumerate(root.inputs[:_WIDTH])
         if (ops := _makers(operand)) is not None and not (slot in moved and ops == {_CONSTANT})
     }
     if root.op in COMMUTATIVE and len(root.inputs) == 2:
-        return [way, {3 - place: ops for place, ops in way.items()}]
+        return [way, {1 - slot: ops for slot, ops in way.items()}]
     return [way]
 
 
@@ -83,16 +113,6 @@ def _makers(operand: Operand) -> set[str] | None:
 
 
 _INDEXES: dict[Any, Index] = {}
-
-
-def guards(traced: Traced, shared_inner: bool) -> list[tuple[NodePattern, Fits]]:
-    """The nodes that may be at the root of a pattern's first output, each with its guard."""
-    shared = shared_inner or len(traced.outputs) > 1
-    known = traced.__dict__.get("_guards")
-    if known is None or known[0] != shared:
-        known = shared, [(root, guard(root, shared)) for root in roots(traced.outputs[0])]
-        traced.__dict__["_guards"] = known
-    return known[1]
 
 
 def index(entries: Sequence[Entry]) -> Index:

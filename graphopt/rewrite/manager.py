@@ -53,6 +53,11 @@ class Manager:
         self.target = target
         self.limits = limits or Limits()
         self.stages = schedule(entries)
+        self.kinds = {
+            name: [(kind[0], list(group)) for kind, group in groupby(stage, key=attrgetter("kind"))]
+            for name, stage in self.stages.items()
+        }
+        """Of each stage the groups that run together; whether they are rules."""
         self.veto = veto
         self.after_pass = after_pass
         self.custom = custom
@@ -95,7 +100,7 @@ class Manager:
         for _ in range(self.limits.rounds):
             later = 0
             for number, stage in enumerate(self.stages):
-                if any(one.name == stop_before for one in self.stages[stage]):
+                if stop_before and any(one.name == stop_before for one in self.stages[stage]):
                     return
                 changed = self._stage(stage)
                 later += changed if number else 0
@@ -106,11 +111,10 @@ class Manager:
     def _stage(self, stage: str) -> int:
         total = 0
         seen: dict[str, int] = {}
-        groups = [(kind[0], list(group)) for kind, group in groupby(self.stages[stage], key=attrgetter("kind"))]
         for turn in range(self.limits.rounds):
             before = {name: fired.changes for name, fired in self.fired.items()} if turn >= _PATIENCE else {}
             changed = 0
-            for is_rules, entries in groups:
+            for is_rules, entries in self.kinds[stage]:
                 if is_rules:
                     changed += self._unless_clean(entries[0].name, partial(self._rules, entries), proves=True)
                 else:
@@ -152,7 +156,8 @@ class Manager:
             work = self._groups[entries[0].name] = Worklist(self.model, entries, self.fired, self.budget)
             work.veto = self.veto
             work.observer = self.observer
-        before = {one.name: self.fired[one.name].changes for one in entries}
+        told = self.after_pass is not None
+        before = {one.name: self.fired[one.name].changes for one in entries} if told else {}
         self.model.infer()
         try:
             changed = work.run()

@@ -185,12 +185,11 @@ class Worklist:
         total = 0
         while True:
             if self._missed:
-                nodes = editor.of(*self.rules)
+                nodes, place = editor.census.of(self.rules), editor.places
                 budget = 8 * len(nodes) + 1000
                 self._missed, self._seen = False, len(editor.log)
                 self._heap = []
-                self._ahead = [(editor.place(node), seq, node) for seq, node in enumerate(nodes)]
-                self._ahead.reverse()
+                self._ahead = sorted([(place[id(node)], seq, node) for seq, node in enumerate(nodes)], reverse=True)
                 self._queued = set(map(id, nodes))
                 self._seq = len(nodes)
                 self._frontier = _BEFORE_ALL
@@ -204,12 +203,15 @@ class Worklist:
                 raise PassError(f"rewriting does not end: {self._busiest()}")
 
     def _push(self, nodes: Iterable[gs.Node]) -> None:
-        editor, queued, rules = self.model.editor, self._queued, self.rules
+        queued, rules = self._queued, self.rules
+        alive, place = self.model.editor.alive, self.model.editor.places
         for node in nodes:
-            if id(node) not in queued and node.op in rules and editor.has(node):
-                queued.add(id(node))
-                self._seq += 1
-                heapq.heappush(self._heap, (editor.place(node), self._seq, node))
+            if node.op in rules:
+                mark = id(node)
+                if mark not in queued and mark in alive:
+                    queued.add(mark)
+                    self._seq += 1
+                    heapq.heappush(self._heap, (place[mark], self._seq, node))
 
     def _catch_up(self) -> None:
         """Queue what the latest edits may have made ready for a rule."""
@@ -221,15 +223,15 @@ class Worklist:
 
     def _drain(self, budget: int) -> int:
         matcher = Matcher(self.model.editor, self.model.opset)
-        editor, entries = self.model.editor, self.entries
+        alive, entries = self.model.editor.alive, self.entries
         seen: dict[str, str] = {}
         done = 0
         self._catch_up()
-        heap, ahead, at = self._heap, self._ahead, self.index.at
+        heap, ahead, at, discard = self._heap, self._ahead, self.index.at, self._queued.discard
         while heap or ahead:
             place, _, node = heapq.heappop(heap) if heap and not (ahead and ahead[-1] < heap[0]) else ahead.pop()
-            self._queued.discard(id(node))
-            if not editor.has(node):
+            discard(id(node))
+            if id(node) not in alive:
                 continue
             if place > self._frontier:
                 self._frontier = place
@@ -375,12 +377,13 @@ class Worklist:
 
     def _behind(self, nodes: Iterable[gs.Node], seen: dict[int, gs.Node]) -> list[gs.Node]:
         """Those of `nodes` that are new or not beyond the frontier, each once."""
-        editor, frontier = self.model.editor, self._frontier
+        alive, places, frontier = self.model.editor.alive, self.model.editor.places, self._frontier
         found = []
         for node in nodes:
-            if id(node) not in seen and editor.has(node):
-                place = editor.place(node)
+            mark = id(node)
+            if mark not in seen and mark in alive:
+                place = places[mark]
                 if place[1] or place <= frontier:
-                    seen[id(node)] = node
+                    seen[mark] = node
                     found.append(node)
         return found

@@ -74,6 +74,8 @@ def cut(facts: Facts, node: gs.Node, opset: int) -> Vector | None:
     start, end, step = starts[0], ends[0], steps[0]
     if step < 0:
         count = len(data.elements)
+        if start < -count:
+            start = 0  # Python would begin before the first element
         low = None if end < -count else end
         return Vector(data.elements[start:low:step], False)
     return Vector(data.elements[start:end:step], False)

@@ -15,9 +15,10 @@ import onnx_graphsurgeon as gs
 from graphopt.ir import dtypes
 
 Array = np.ndarray[Any, Any]
-_EXACT = frozenset(("float32", "float64", "int32", "int64"))
-_WIDE = frozenset(("float32", "float64"))
-_PLAIN = _EXACT | {"bool", "int8", "int16", "uint8", "uint16", "uint32", "uint64", "float16"}
+_EXACT = frozenset(map(np.dtype, ("float32", "float64", "int32", "int64")))
+_BOOL = frozenset((np.dtype(np.bool_),))
+_WIDE = frozenset(map(np.dtype, ("float32", "float64")))
+_PLAIN = _EXACT | set(map(np.dtype, ("bool", "int8", "int16", "uint8", "uint16", "uint32", "uint64", "float16")))
 
 
 def calculate(node: gs.Node, operands: Sequence[Array | None], opset: int) -> Array | None:
@@ -26,7 +27,7 @@ def calculate(node: gs.Node, operands: Sequence[Array | None], opset: int) -> Ar
     if function is None or len(node.outputs) != 1:
         return None
     given = [one for one in operands if one is not None]
-    if any(one is None for one in operands[: len(given)]) or any(one.dtype.name not in _PLAIN for one in given):
+    if any(one is None for one in operands[: len(given)]) or any(one.dtype not in _PLAIN for one in given):
         return None
     try:
         found = function(node, given, opset)
@@ -46,7 +47,7 @@ def _cast(node: gs.Node, given: list[Array], opset: int) -> Array | None:
     to = node.attrs["to"]
     target = dtypes.from_onnx(to) if isinstance(to, int) else np.dtype(to)
     x = given[0]
-    if target is None or target.name not in _PLAIN:
+    if target is None or target not in _PLAIN:
         return None
     if target.kind in "iu" and x.dtype.kind != "b":
         bounds = np.iinfo(target)
@@ -56,11 +57,11 @@ def _cast(node: gs.Node, given: list[Array], opset: int) -> Array | None:
         return x.astype(target)
 
 
-def _arithmetic(function: Callable[..., Any], allowed: frozenset[str]) -> Callable[..., Array | None]:
+def _arithmetic(function: Callable[..., Any], allowed: frozenset[Any]) -> Callable[..., Array | None]:
     def compute(node: gs.Node, given: list[Array], opset: int) -> Array | None:
         if opset < 7 or node.attrs or any(one.dtype != given[0].dtype for one in given):
             return None
-        if given[0].dtype.name not in allowed:
+        if given[0].dtype not in allowed:
             return None
         with np.errstate(all="ignore"):
             return np.asarray(function(*given))
@@ -93,6 +94,8 @@ def _slice(node: gs.Node, given: list[Array], opset: int) -> Array | None:
             return None
         place = int(axis) % x.ndim
         stop = int(end)
+        if step < 0 and start < -x.shape[place]:
+            start = 0  # NumPy would begin before the first element
         cut[place] = slice(int(start), None if step < 0 and stop < -x.shape[place] else stop, int(step))
     return x[tuple(cut)]
 
@@ -173,12 +176,12 @@ _FUNCTIONS: dict[str, Callable[[gs.Node, list[Array], int], Array | None]] = {
     "Div": _arithmetic(np.divide, _WIDE),
     "Sqrt": _arithmetic(np.sqrt, _WIDE),
     "Neg": _arithmetic(np.negative, _EXACT),
-    "Equal": _arithmetic(np.equal, _EXACT | {"bool"}),
+    "Equal": _arithmetic(np.equal, _EXACT | _BOOL),
     "Less": _arithmetic(np.less, _EXACT),
     "Greater": _arithmetic(np.greater, _EXACT),
     "LessOrEqual": _arithmetic(np.less_equal, _EXACT),
     "GreaterOrEqual": _arithmetic(np.greater_equal, _EXACT),
-    "And": _arithmetic(np.logical_and, frozenset(("bool",))),
-    "Or": _arithmetic(np.logical_or, frozenset(("bool",))),
-    "Not": _arithmetic(np.logical_not, frozenset(("bool",))),
+    "And": _arithmetic(np.logical_and, _BOOL),
+    "Or": _arithmetic(np.logical_or, _BOOL),
+    "Not": _arithmetic(np.logical_not, _BOOL),
 }

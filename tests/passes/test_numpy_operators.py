@@ -76,7 +76,7 @@ def test_casts(name: str, to: str):
 
 @pytest.mark.parametrize(
     ("starts", "ends", "steps"),
-    [(0, 3, 1), (-2, 2**62, 1), (4, -(2**62), -1), (-1, 0, -2), (3, 1, 1), (9, -9, -3), (-9, 9, 2)],
+    [(0, 3, 1), (-2, 2**62, 1), (4, -(2**62), -1), (-1, 0, -2), (3, 1, 1), (9, -9, -3), (-9, 9, 2), (-9, -9, -1)],
 )
 def test_slices(starts: int, ends: int, steps: int):
     x = np.arange(15, dtype=np.float32).reshape(3, 5)
