@@ -92,6 +92,10 @@ class FusedDeformableAttention(graphopt.Layer):
 
     levels: int = 3
     sizes: tuple[int, ...] = (20, 6, 2)
+    rows0: tuple[int, ...] = (2, 20, 24)
+    rows1: tuple[int, ...] = (2, 6, 24)
+    rows2: tuple[int, ...] = (2, 2, 24)
+    rows3: tuple[int, ...] = (2, 1, 24)
     maps0: tuple[int, ...] = (6, 8, 4, 5)
     maps1: tuple[int, ...] = (6, 8, 2, 3)
     maps2: tuple[int, ...] = (6, 8, 1, 2)
@@ -110,20 +114,20 @@ class FusedDeformableAttention(graphopt.Layer):
         },
         {
             "value": (1, 84, 2, 5), "places": (1, 33, 2, 3, 1, 2), "weights": (1, 33, 2, 3, 1), "sizes": (64, 16, 4),
-            "maps0": (2, 5, 8, 8), "maps1": (2, 5, 4, 4), "maps2": (2, 5, 2, 2), "sites": (2, 33, 1, 2),
-            "joined": (2, 5, 33, 3),
+            "rows0": (1, 64, -1), "rows1": (1, 16, -1), "rows2": (1, 4, -1), "maps0": (2, 5, 8, 8),
+            "maps1": (2, 5, 4, 4), "maps2": (2, 5, 2, 2), "sites": (2, 33, 1, 2), "joined": (2, 5, 33, 3),
             "spread": (2, 1, 33, 3), "result": (1, 10, 33), "allowzero": 1,
         },
         {
             "value": (1, 8400, 8, 32), "places": (1, 300, 8, 3, 4, 2), "weights": (1, 300, 8, 3, 4),
-            "sizes": (6400, 1600, 400),
+            "sizes": (6400, 1600, 400), "rows0": (1, 6400, 256), "rows1": (1, 1600, 256), "rows2": (1, 400, 256),
             "maps0": (8, 32, 80, 80), "maps1": (8, 32, 40, 40), "maps2": (8, 32, 20, 20), "sites": (8, 300, 4, 2),
             "joined": (8, 32, 300, 12), "spread": (8, 1, 300, 12), "result": (1, 256, 300),
         },
     )  # fmt: skip
 
-    def _maps(self) -> list[Any]:
-        return [getattr(self, f"maps{level}") for level in range(self.levels)]
+    def _of_levels(self, stem: str) -> list[Any]:
+        return [getattr(self, f"{stem}{level}") for level in range(self.levels)]
 
     def body(self, op: Any, value: Any, places: Any, weights: Any) -> Any:
         return op.like(self._sum(op, op.float32(value), op.float32(places), op.float32(weights)), value)
@@ -140,10 +144,12 @@ class FusedDeformableAttention(graphopt.Layer):
             return op.Reshape(x, shape, allowzero=self.allowzero)
 
         mode = "bilinear" if op.opset < 20 else "linear"
-        parts = op.Split(op.Transpose(value, perm=[0, 2, 3, 1]), self.sizes, axis=3, outputs=self.levels)
+        parts = op.Split(value, self.sizes, axis=1, outputs=self.levels)
         taken = []
-        for level, (part, maps) in enumerate(zip(parts, self._maps(), strict=True)):
-            image = op.Reshape(part, maps)
+        for level, (part, rows, maps) in enumerate(
+            zip(parts, self._of_levels("rows"), self._of_levels("maps"), strict=True)
+        ):
+            image = reshaped(op.Transpose(reshaped(part, rows), perm=[0, 2, 1]), maps)
             grid = reshaped(op.Transpose(op.Gather(places, level, axis=3), perm=[0, 2, 1, 3, 4]), self.sites)
             sample = op.GridSample(image, grid, mode=mode, padding_mode="zeros", align_corners=0)
             taken.append(op.Unsqueeze(sample, [-2]))
@@ -171,10 +177,10 @@ class FusedDeformableAttention(graphopt.Layer):
         ]
         if len(self.sizes) != self.levels or sum(self.sizes) != total:
             return "the maps do not make up the value"
-        for size, maps in zip(self.sizes, self._maps(), strict=True):
+        for size, rows, maps in zip(self.sizes, self._of_levels("rows"), self._of_levels("maps"), strict=True):
             if len(maps) != 4 or min(maps[2:]) < 1 or maps[2] * maps[3] != size:
                 return "height and width of a map are not known"
-            wanted.append((maps, (both, channels, *maps[2:])))
+            wanted += [(rows, (batch, size, heads * channels)), (maps, (both, channels, *maps[2:]))]
         return None if all(gives(got, want) for got, want in wanted) else "its shapes are those of something else"
 
     def infer(self, value: Any, places: Any, weights: Any) -> Any:
@@ -185,7 +191,7 @@ class FusedDeformableAttention(graphopt.Layer):
         queries, points = weights.shape[1], weights.shape[4]
         width = vector(value, y, columns=channels)
         count = y.size // width
-        edges = [edge for maps in self._maps() for edge in maps[2:]]
+        edges = [edge for maps in self._of_levels("maps") for edge in maps[2:]]
         sizes = (count, queries, total, heads, channels, points, *edges, *[0] * (8 - len(edges)))
         grid = (min(blocks(count, THREADS), 1 << 20),)
         DEFORM[value.dtype, width, self.levels](grid, (THREADS,), (value, places, weights, y, *sizes))

@@ -21,13 +21,13 @@ MOVEMENTS = frozenset("Reshape Transpose Squeeze Unsqueeze Flatten".split())
 _LONGEST = 12
 
 
-@graphopt.pass_("simplify", after=["compose-transposes", "cancel-transposes"], ops=["Transpose"])
+@graphopt.pass_("legalize", ops=["Transpose"])
 def shorten_movements(graph: gs.Graph, target: Target, model: Model) -> int:
     """Reshape, Transpose, Squeeze, Unsqueeze and Flatten in a row = at most Reshape, Transpose, Reshape.
 
     The row is followed as a permutation of factors of the dimensions. Not where a Reshape cuts across factors (6 x 4 to
     4 x 6), where its shape is computed, where two dimensions of a new one are unknown or it could not make an empty
-    tensor that the old ones made, and only where fewer nodes remain.
+    tensor that the old ones made, and only where fewer nodes remain. Late, since layers are found by their own rows.
     """
     edit = model.editor
     changes = 0

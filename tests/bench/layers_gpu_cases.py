@@ -283,6 +283,9 @@ SPECS = [
         "layer": FusedDeformableAttention,
         "attributes": {
             "sizes": (6400, 1600, 400),
+            "rows0": (8, 6400, 256),
+            "rows1": (8, 1600, 256),
+            "rows2": (8, 400, 256),
             "maps0": (64, 32, 80, 80),
             "maps1": (64, 32, 40, 40),
             "maps2": (64, 32, 20, 20),
