@@ -69,10 +69,12 @@ def _concat(site: Site) -> Value:
 
 
 def _softmax(site: Site) -> Value:
-    axis = int(site.node.attrs.get("axis", -1))
-    if axis != -1 and (int(site.node.attrs.get("opset", 0)) < 13 or site.opset < 13):
+    """Before opset 13 it is over all axes from this one on, as the standard operator of then."""
+    axis, is_old = int(site.node.attrs.get("axis", -1)), int(site.node.attrs.get("opset", 0)) < 13
+    x = _wide(site, 0)
+    if is_old != (site.opset < 13) and axis != -1 and axis != (x.rank or 0) - 1:
         raise Skip("over several axes")
-    return _narrow(site, site.op.Softmax(_wide(site, 0), axis=axis), 3)
+    return _narrow(site, site.op.raw("Softmax", [x], {"axis": axis}, 1)[0], 3)
 
 
 def _gemm(site: Site) -> Value:

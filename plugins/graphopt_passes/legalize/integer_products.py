@@ -137,12 +137,12 @@ def _piece(site: Site, x: Value, part: slice, axis: int) -> Value:
 
 
 def matmul_integer(site: Site) -> Value:
-    return site.cast(_product(site, 0, 1, 2, 3), np.int32)
+    parts = _parts(site, 1, 3, (-2,) if site.rank(1) > 1 else (-1,))
+    return site.cast(_product(site, 0, 1, 2, 3, parts), np.int32)
 
 
-def _product(site: Site, left: int, right: int, left_zero: int, right_zero: int) -> Value:
-    """The whole numbers (a - za) @ (b - zb): float32 where each is exact in it, else int32."""
-    parts = _parts(site, right, right_zero, (-2,) if site.rank(right) > 1 else (-1,))
+def _product(site: Site, left: int, right: int, left_zero: int, right_zero: int, parts: list[slice]) -> Value:
+    """The whole numbers (a - za) @ (b - zb): float32 where that is one part, else int32."""
     a, b = _less(site, left, left_zero, -2), _less(site, right, right_zero, -1)
     if len(parts) == 1:
         return site.op.MatMul(a, b)  # type: ignore[no-any-return]
@@ -201,8 +201,11 @@ def _into(site: Site, whole: Value, zero: Value) -> Value:
 def qlinear_matmul(site: Site) -> Value:
     if dtypes.name(site.out_dtype()) not in RANGE:
         raise Skip("of small floats")
+    axis = -2 if site.rank(3) > 1 else -1
+    is_known = isinstance((site[3].shape or ())[axis], int)
+    parts = _parts(site, 3, 5, (axis,)) if is_known else [slice(0, None)]  # rounded soon, so that it need not be exact
     scales = _scale(site, 1, 0, -2), _scale(site, 4, 3, -1), site.cast(site[6], np.float32)
-    return _requantized(site, _product(site, 0, 3, 2, 5), scales, site[7])
+    return _requantized(site, _product(site, 0, 3, 2, 5, parts), scales, site[7])
 
 
 def _scale(site: Site, slot: int, of: int, axis: int) -> Value:

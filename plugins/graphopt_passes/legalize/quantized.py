@@ -52,8 +52,8 @@ def _native(site: Site, narrow: str) -> bool:
         return False
     if site.node.op == "DequantizeLinear":
         x = site[0]
-        if x.producer is not None and is_pack(x.producer):
-            return False
+        if x.rank == 0 or (x.producer is not None and is_pack(x.producer)):
+            return False  # the parser counts the axis of a number, which has none
         if narrow in ("int4", "float4e2m1") and (x.size is None or x.size % 2):
             return False
     if site.node.op == "QuantizeLinear" and any(
@@ -194,7 +194,8 @@ def spell_quantized(graph: gs.Graph, target: Target, model: Model) -> int:
 
     Not in a model with an operator of onnxruntime's own that no engine runs: the integers are faster where it does run.
 
-    Accuracy: exact, on TF32 too; QuantizeLinear divides in float32, as onnxruntime does.
+    Accuracy: exact, on TF32 too; QuantizeLinear divides in float32, as onnxruntime does. Of QLinearMatMul a sum of a
+    length that is not known may round the other way, where it is beyond 2**24.
     """
     if obstacle := _obstacle(model):
         for node in model.editor.nodes():
