@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 import graphopt
 from graphopt.ir import dtypes
+from graphopt.rewrite.spelling import is_standard
 from graphopt.rewrite.value import Array, Value
 
 _MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
@@ -151,6 +152,19 @@ def scaled(w: Value, k: Array) -> Array:
         factor = k[rows] if k.ndim and k.shape[0] == len(array) else k
         result[rows] = rounded(array[rows].astype(np.float64) * factor, array.dtype, watch=watch)
     return result
+
+
+def exact(w: Value, y: Value) -> str | None:
+    """A veto where weights are whole numbers, and y, the scaled sum, is rounded: quantized arithmetic.
+
+    Such sums are exact, and equal on every device; with the scale in the weights some would round the other way.
+    """
+    readers = y.tensor.outputs if y.tensor is not None else []
+    if not any(user.op == "Round" and is_standard(user) for user in readers):
+        return None
+    array = w.const
+    whole = array is not None and array.dtype.kind == "f" and bool((array == np.rint(array)).all())
+    return "a sum of whole numbers that is scaled and rounded stays exact" if whole else None
 
 
 def shifted(b: Value | None, affine: Affine, channels: int, dtype: Any) -> Array | None:

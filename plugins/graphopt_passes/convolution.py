@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import graphopt
 from graphopt.rewrite.value import Array, Value
 
-from .affine import Affine, batch_norm, foldable, per_channel, reciprocal, scaled, shifted, whole_number
+from .affine import Affine, batch_norm, exact, foldable, per_channel, reciprocal, scaled, shifted, whole_number
 from .noop import begins_with
 
 
@@ -86,8 +86,11 @@ class _ConvThenConstant(_AfterConv):
 class FoldConvMul(_ConvThenConstant):
     """Conv(x, w, b) * c = Conv(x, w * c, b * c), c constant per output channel."""
 
-    def pattern(self, op: Any, x: Any, w: Any, b: Any, c: Any, conv: Any, how: Any) -> Any:
-        return op.Mul(self.conv(op, x, w, b, conv), op.Const(c), attrs=how)
+    def pattern(self, op: Any, x: Any, w: Any, b: Any, c: Any, conv: Any, how: Any, y: Any) -> Any:
+        return op.Mul(self.conv(op, x, w, b, conv), op.Const(c), attrs=how, label=y)
+
+    def check(self, op: Any, w: Value, y: Value) -> str | None:
+        return exact(w, y)
 
     def affine(self, c: Array) -> Affine:
         return Affine(scale=c)

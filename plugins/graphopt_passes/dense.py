@@ -12,6 +12,7 @@ from graphopt.rewrite.value import Array, Value
 from .affine import (
     Affine,
     batch_norm,
+    exact,
     foldable,
     per_channel,
     reciprocal,
@@ -114,8 +115,11 @@ class _GemmThenConstant(_AfterGemm):
 class FoldGemmMul(_GemmThenConstant):
     """Gemm(a, w, b) * c = Gemm(a, w * c, b * c), c constant per column."""
 
-    def pattern(self, op: Any, a: Any, w: Any, b: Any, c: Any, gemm: Any, how: Any) -> Any:
-        return op.Mul(self.gemm(op, a, w, b, gemm), op.Const(c), attrs=how)
+    def pattern(self, op: Any, a: Any, w: Any, b: Any, c: Any, gemm: Any, how: Any, y: Any) -> Any:
+        return op.Mul(self.gemm(op, a, w, b, gemm), op.Const(c), attrs=how, label=y)
+
+    def check(self, op: Any, w: Value, y: Value) -> str | None:
+        return exact(w, y)
 
     def affine(self, c: Array) -> Affine:
         return Affine(scale=c)
@@ -222,8 +226,11 @@ class _AfterMatMul(graphopt.Rule):
 class FoldMatmulMul(_AfterMatMul):
     """(x @ w) * c = x @ (w * c), c constant per column."""
 
-    def pattern(self, op: Any, x: Any, w: Any, c: Any) -> Any:
-        return op.Mul(op.MatMul(x, op.Const(w)), op.Const(c))
+    def pattern(self, op: Any, x: Any, w: Any, c: Any, y: Any) -> Any:
+        return op.Mul(op.MatMul(x, op.Const(w)), op.Const(c), label=y)
+
+    def check(self, op: Any, w: Value, y: Value) -> str | None:
+        return exact(w, y)
 
     def rewrite(self, op: Any, x: Value, w: Value, c: Value) -> Any:
         return self.scale(op, x, w, None, c, self.number(x, w, c))
@@ -242,8 +249,11 @@ class FoldMatmulDiv(_AfterMatMul):
 class FoldMatmulAddMul(_AfterMatMul):
     """(x @ w + b) * c = x @ (w * c) + b * c, c constant per column."""
 
-    def pattern(self, op: Any, x: Any, w: Any, b: Any, c: Any) -> Any:
-        return op.Mul(op.Add(op.MatMul(x, op.Const(w)), op.Const(b)), op.Const(c))
+    def pattern(self, op: Any, x: Any, w: Any, b: Any, c: Any, y: Any) -> Any:
+        return op.Mul(op.Add(op.MatMul(x, op.Const(w)), op.Const(b)), op.Const(c), label=y)
+
+    def check(self, op: Any, w: Value, y: Value) -> str | None:
+        return exact(w, y)
 
     def rewrite(self, op: Any, x: Value, w: Value, b: Value, c: Value) -> Any:
         return self.scale(op, x, w, b, c, self.number(x, w, c))

@@ -16,8 +16,9 @@ from graphopt.rewrite.value import Value
 
 from .noop import NoOp, begins_with
 
-_MOST_READ = 65536
-"""Constants of more elements are not read to see whether they are all 0 or 1."""
+_MOST_READ = 1 << 24
+"""Constants of more elements are not read to see whether they are all 0 or 1: as a rule the first tells."""
+_PIECE = 65536
 
 
 class _Neutral(NoOp):
@@ -234,7 +235,10 @@ def _all_equal(value: Value, number: float) -> bool:
     if value.size is None or not 0 < value.size <= _MOST_READ:
         return False
     array = value.const
-    return array is not None and array.dtype.kind not in "OSU" and bool(np.all(array == number))
+    if array is None or array.dtype.kind in "OSU":
+        return False
+    flat = array.reshape(-1)
+    return all(bool(np.all(flat[i : i + _PIECE] == number)) for i in range(0, flat.size, _PIECE))
 
 
 @graphopt.hookimpl

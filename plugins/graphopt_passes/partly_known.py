@@ -77,8 +77,8 @@ class Numbers:
 
     def quotient(self, numerator: Sequence[Element], denominator: Sequence[Element]) -> Element | None:
         """What is left of a product after every factor of another one is cancelled; None if one does not cancel."""
-        above, below = list(numerator), []
-        for factor in denominator:
+        above, below = _factors(numerator), []
+        for factor in _factors(denominator):
             spot = next((i for i, item in enumerate(above) if item is factor), None)
             if isinstance(factor, int) or spot is None:
                 below.append(factor)
@@ -108,6 +108,19 @@ class Numbers:
         if number is not None:
             return number
         return rest[0] if all(item is rest[0] for item in rest) else None
+
+
+def _factors(items: Sequence[Element]) -> list[Element]:
+    """What the product of all is a product of, computed products of sizes taken apart."""
+    found: list[Element] = []
+    left = list(items)[::-1]
+    while left:
+        item = left.pop()
+        if isinstance(item, Unknown) and item.is_size and item.parts is not None and item.parts[0] == "Mul":
+            left += item.parts[:0:-1]
+        else:
+            found.append(item)
+    return found
 
 
 def _is_capped(item: Element, other: Element) -> bool:

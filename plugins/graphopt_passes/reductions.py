@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 import graphopt
+from graphopt.ir import dtypes
 from graphopt.rewrite.value import Value
 
 from .elementwise import REDUCTIONS
@@ -59,6 +63,48 @@ class KeepDimOfPlace(graphopt.Rule):
         return getattr(op, place.producer.op)(x, **rest, keepdims=1)
 
 
+class _MergeReductions(graphopt.Rule):
+    kind: str
+
+    def glance(self, node: gs.Node) -> bool:
+        makers = node.inputs[0].inputs if node.inputs else []
+        return bool(makers) and makers[0].op == self.kind
+
+    def pattern(self, op: Any, x: Any, a: Any, b: Any, inner: Any, outer: Any) -> Any:
+        reduce = getattr(op, self.kind)
+        return reduce(reduce(x, op.Const(a), keepdims=inner), op.Const(b), keepdims=outer)
+
+    def check(self, op: Any, x: Value, a: Value, b: Value, inner: int, outer: int) -> str | None:
+        if x.rank is None or not a.size or not b.size:
+            return "the rank is unknown, or axes are not named"
+        if self.kind == "ReduceMean" and not dtypes.is_float(x.dtype):
+            return "means of integers are rounded"
+        if inner != outer and inner and not _axes(a, x.rank) <= _axes(b, x.rank):
+            return "only one of them keeps its dimensions"
+        return "only one of them keeps its dimensions" if outer and not inner else None
+
+    def rewrite(self, op: Any, x: Value, a: Value, b: Value, inner: int, outer: int) -> Any:
+        rank = x.rank or 0
+        first = _axes(a, rank)
+        left = list(range(rank)) if inner else [axis for axis in range(rank) if axis not in first]
+        both = first | {left[axis] for axis in _axes(b, len(left))}
+        return getattr(op, self.kind)(x, sorted(both), keepdims=outer)
+
+
+def _axes(value: Value, rank: int) -> set[int]:
+    found = [] if value.const is None else [int(axis) for axis in value.const.ravel()]
+    if not all(-rank <= axis < rank for axis in found):
+        raise graphopt.Skip("an axis is out of range")
+    return {axis % rank for axis in found}
+
+
+@cache
+def _merge(kind: str) -> type[graphopt.Rule]:
+    doc = f"{kind}({kind}(x, a), b) = {kind}(x, a and b), where both or none keep their dimensions."
+    return type(f"Merge{kind}s", (_MergeReductions,), {"kind": kind, "__doc__": doc})
+
+
 @graphopt.hookimpl
 def graphopt_passes() -> list[Any]:
-    return [KeepReducedDims(), KeepDimOfPlace()]
+    kinds = ("ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceL1")
+    return [KeepReducedDims(), KeepDimOfPlace(), *(_merge(kind)() for kind in kinds)]

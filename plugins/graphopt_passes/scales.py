@@ -18,7 +18,7 @@ from graphopt.rewrite.value import Array, Value
 from graphopt.rewrite.worklist import Model
 
 from .activation import number
-from .affine import foldable, rounded, scaled
+from .affine import exact, foldable, rounded, scaled
 
 _MOVEMENT = frozenset("Reshape Transpose Squeeze Unsqueeze Flatten Identity".split())
 _FARTHEST = 8
@@ -46,7 +46,7 @@ def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> in
     something else (queries @ keys * c, for |c| <= 1; x * c * gate, for |c| >= 1/2, so that nothing overflows that did
     not). Weights are rounded once
     (exact where c is a power of two). Not where w has other readers or would overflow or underflow, not for c = 0, not
-    for weights larger than 64 MiB, nor inside functions.
+    for weights larger than 64 MiB, nor inside functions, nor where whole numbers are summed, scaled and rounded.
     """
     edit = model.editor
     changes = 0
@@ -60,7 +60,7 @@ def fold_scale_into_weights(graph: gs.Graph, target: Target, model: Model) -> in
         if not isinstance(c, gs.Constant) or Value(c).size != 1 or isinstance(x, gs.Constant):
             continue
         found = _above(model, x) or _below(model, node.outputs[0])
-        if found is None:
+        if found is None or exact(Value(found.node.inputs[found.weights]), Value(node.outputs[0])):
             continue
         try:
             k = number(Value(c), Value(x))

@@ -301,6 +301,8 @@ def test_products_cancel_only_what_is_equal():
     n, m = made.of("n", is_size=True), made.of("m", is_size=True)
     assert made.quotient([n, m, 12], [n, 3, 4]) is m
     assert made.quotient([n, 12], [n, 3]) == 4
+    assert made.quotient([n, 40, 3], [made.compute("Mul", n, 40)]) == 3
+    assert made.quotient([made.compute("Mul", m, 6), n], [n, made.compute("Mul", m, 2)]) == 3
     assert made.quotient([n, 12], [m, 12]) is None
     assert made.quotient([n, 7], [2]) is None
     assert made.quotient([n, 0], [0]) is None

@@ -24,16 +24,21 @@ from graphopt.rewrite.value import Value
 from graphopt.rewrite.worklist import Model
 
 from .carried import CARRIER, carrier, is_pack, pack, round_to, unpack
+from .integer_products import (
+    RANGE,
+    conv_integer,
+    less_number,
+    matmul_integer,
+    number,
+    qlinear_conv,
+    qlinear_matmul,
+    whole_of,
+)  # fmt: skip
 from .site import Site, rewrite
 
-_RANGE = {
-    "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535), "int4": (-8, 7),
-    "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3),
-}  # fmt: skip
 _PORTS = ("float8e4m3fn", "int4", "float4e2m1")
 """Dtypes of inputs and outputs that TensorRT has, but no Cast of which it builds."""
 _NATIVE = ("int8", "float8e4m3fn", "int4", "float4e2m1")
-_EXACT = 1 << 24
 
 
 def _native(site: Site, narrow: str) -> bool:
@@ -47,8 +52,8 @@ def _native(site: Site, narrow: str) -> bool:
         return False
     if site.node.op == "DequantizeLinear":
         x = site[0]
-        if x.producer is not None and is_pack(x.producer):
-            return False
+        if x.rank == 0 or (x.producer is not None and is_pack(x.producer)):
+            return False  # the parser counts the axis of a number, which has none
         if narrow in ("int4", "float4e2m1") and (x.size is None or x.size % 2):
             return False
     if site.node.op == "QuantizeLinear" and any(
@@ -97,10 +102,10 @@ def quantize(site: Site) -> Value:
         raise Skip("of float64")
     x, scale = site.cast(x, divisor), site.cast(scale, divisor)
     quotient = site.cast(op.Div(x, _spread(site, scale, x)), np.float32)
-    if narrow in _RANGE:
-        low, high = _RANGE[narrow]
+    if narrow in RANGE:
+        low, high = RANGE[narrow]
         rounded = op.Round(quotient)
-        point = _number(zero)
+        point = number(zero)
         if zero is not None and point is None:
             rounded = op.Add(rounded, site.cast(_spread(site, unpack(site, zero), x), np.float32))
         first, last = np.float32(low - (point or 0)), np.float32(high - (point or 0))
@@ -115,50 +120,6 @@ def quantize(site: Site) -> Value:
     return pack(site, round_to(site, quotient, site.out_dtype(), saturate), site.out_dtype())
 
 
-def _number(zero: Value | None) -> int | None:
-    """A constant zero point of one element."""
-    if zero is None or zero.const is None or zero.const.size != 1 or dtypes.name(zero.dtype) not in _RANGE:
-        return None
-    return int(zero.const.astype(np.int64).reshape(-1)[0])
-
-
-def _whole(site: Site, x: Value) -> Value | None:
-    """float32 of a packed integer that was made of a float32 of whole numbers: Cast(Cast(f, int32), float32) = f."""
-    if x.producer is None or not is_pack(x.producer):
-        return None
-    cast = Value(x.producer.inputs[0]).producer
-    if cast is None or cast.op != "Cast" or not is_standard(cast):
-        return None
-    found = Value(cast.inputs[0], ops=site.op)
-    return found if found.dtype == np.float32 and _is_whole(found, 6) else None
-
-
-def _is_whole(x: Value, depth: int) -> bool:
-    """Whether a value of ours has whole numbers only: rounded, or chosen among and added of such."""
-    if x.const is not None:
-        return x.const.size <= 1 and bool((x.const == np.round(x.const)).all())
-    node = x.producer
-    if node is None or not depth or not is_standard(node):
-        return False
-    if node.op == "Round":
-        return True
-    operands = {"Min": node.inputs, "Add": node.inputs, "Clip": node.inputs[:1], "Where": node.inputs[1:]}.get(node.op)
-    return bool(operands) and all(_is_whole(Value(tensor), depth - 1) for tensor in operands or ())
-
-
-def _less_number(site: Site, whole: Value, point: int) -> Value:
-    """f - z, and g where f is g + z."""
-    if not point:
-        return whole
-    node = whole.producer
-    if node is not None and node.op == "Add" and is_standard(node):
-        added = [Value(tensor, ops=site.op) for tensor in node.inputs]
-        if added[1].const is not None and added[1].const.size == 1 and float(added[1].const.reshape(-1)[0]) == point:
-            return added[0]
-    made: Value = site.op.Sub(whole, np.float32(point))
-    return made
-
-
 def dequantize(site: Site) -> Value:
     narrow = dtypes.name(site.dtype())
     if narrow not in CARRIER and narrow != "int32":
@@ -169,10 +130,10 @@ def dequantize(site: Site) -> Value:
     if narrow in _PORTS and x.tensor is not None and site.model.editor.is_input(x.tensor):
         raise Skip("such an input is read by DequantizeLinear alone; --promote-io gives it another dtype")
     kind = np.dtype(np.float32)
-    point, whole = _number(zero), _whole(site, x)
+    point, whole = number(zero), whole_of(site, x)
     if whole is not None and (zero is None or point is not None):
         scale = site.cast(_spread(site, site[1], x), kind)
-        return site.cast(op.Mul(_less_number(site, whole, point or 0), scale), site.out_dtype())
+        return site.cast(op.Mul(less_number(site, whole, point or 0), scale), site.out_dtype())
     wide = unpack(site, x)
     if zero is not None:
         if wide.dtype is not None and wide.dtype.kind == "i":
@@ -181,149 +142,6 @@ def dequantize(site: Site) -> Value:
             wide = op.Sub(wide, site.cast(_spread(site, unpack(site, zero), x), np.float32))
     scale = site.cast(_spread(site, site[1], x), kind)
     return site.cast(op.Mul(site.cast(wide, kind), scale), site.out_dtype())
-
-
-def _less(site: Site, slot: int, zero: int, axis: int | None = None) -> Value:
-    """float32 of an integer operand less its zero point, which stands along `axis` where it is a vector."""
-    op, point = site.op, site.input(zero)
-    whole = _whole(site, site[slot])
-    if whole is not None and (point is None or point.rank == 0):
-        number, computed = _number(point), None if point is None else _whole(site, point)
-        if point is None or number is not None:
-            return _less_number(site, whole, number or 0)
-        if computed is not None:
-            return op.Sub(whole, computed)  # type: ignore[no-any-return]
-    x = unpack(site, site[slot])
-    if point is not None:
-        wide = unpack(site, point)
-        if wide.rank == 1 and wide.shape != (1,) and axis is not None:
-            rank = site.rank(slot)
-            place = axis % rank
-            wide = op.Reshape(wide, [1] * place + [-1] + [1] * (rank - place - 1))
-        x = op.Sub(x, wide)
-    return site.cast(x, np.float32)
-
-
-def _parts(site: Site, slot: int, zero: int, axes: tuple[int, ...]) -> list[slice]:
-    """The summed axis (the first of `axes`) of a weight in parts of which each sum is exact in float32.
-
-    A sum is at most 255 sum |w - z|, or 255 * 255 for each product where the weight is computed. Raises Skip where its
-    length is dynamic.
-    """
-    weight, point = site[slot], site.input(zero)
-    shape = weight.shape or ()
-    places = [axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)]
-    if len(places) < len(axes) or not all(isinstance(shape[place], int) for place in places):
-        raise Skip("the length of the sum is dynamic, so that it may not be exact in float32")
-    length = int(shape[places[0]])  # type: ignore[arg-type]
-    each = np.full(length, 255 * int(np.prod([shape[place] for place in places[1:]], dtype=np.int64)))  # type: ignore[arg-type]
-    if weight.const is not None and (point is None or point.const is not None):
-        values = np.abs(weight.const.astype(np.int64) - _along(point, weight.const.ndim, slot == 1 and len(axes) == 1))
-        values = values.sum(axis=tuple(places[1:]), keepdims=True)
-        values = np.moveaxis(values, places[0], 0).reshape(length, -1)
-        if int(values.sum(axis=0).max(initial=0)) * 255 <= _EXACT:
-            return [slice(0, length)]
-        each = values.max(axis=1)
-    found, start, total = [], 0, 0
-    for place, most in enumerate(each.tolist()):
-        if most * 255 > _EXACT:
-            raise Skip(f"sums of {most // 255} products may not be exact in float32")
-        if (total + most) * 255 > _EXACT:
-            found.append(slice(start, place))
-            start, total = place, 0
-        total += most
-    return [*found, slice(start, length)]
-
-
-def _along(point: Value | None, rank: int, last: bool) -> Any:
-    """A constant zero point so that it broadcasts with its weight: along the last axis, or the first."""
-    if point is None or point.const is None:
-        return 0
-    values = point.const.astype(np.int64)
-    if values.size == 1:
-        return values.reshape(-1)[0]
-    return values if last or values.ndim > 1 else values.reshape([-1] + [1] * (rank - 1))
-
-
-def _piece(site: Site, x: Value, part: slice, axis: int) -> Value:
-    made: Value = site.op.Slice(x, [part.start], [part.stop], [axis])
-    return made
-
-
-def matmul_integer(site: Site) -> Value:
-    parts = _parts(site, 1, 3, (-2,) if site.rank(1) > 1 else (-1,))
-    a, b = _less(site, 0, 2, -2), _less(site, 1, 3, -1)
-    if len(parts) == 1:
-        return site.cast(site.op.MatMul(a, b), np.int32)
-    along = -2 if site.rank(1) > 1 else -1
-    total = None
-    for part in parts:
-        product = site.cast(site.op.MatMul(_piece(site, a, part, -1), _piece(site, b, part, along)), np.int32)
-        total = product if total is None else site.op.Add(total, product)
-    assert total is not None
-    return total
-
-
-def conv_integer(site: Site) -> Value:
-    parts = _parts(site, 1, 3, tuple(range(1, site.rank(1))))
-    attrs = dict(site.node.attrs)
-    if len(parts) > 1 and int(site.attr("group", 1)) != 1:
-        raise Skip("sums over groups of channels may not be exact in float32")
-    x, w = _less(site, 0, 2), _less(site, 1, 3, 0)
-    if len(parts) == 1:
-        return site.cast(site.op.raw("Conv", [x, w], attrs, 1)[0], np.int32)
-    total = None
-    for part in parts:
-        operands = [_piece(site, x, part, 1), _piece(site, w, part, 1)]
-        product = site.cast(site.op.raw("Conv", operands, attrs, 1)[0], np.int32)
-        total = product if total is None else site.op.Add(total, product)
-    assert total is not None
-    return total
-
-
-def _requantized(site: Site, value: Value, scale: Value, zero: Value) -> Value:
-    op, narrow = site.op, dtypes.name(site.out_dtype())
-    low, high = _RANGE[narrow]
-    rounded = op.Round(op.Div(value, scale))
-    shifted = op.Add(rounded, site.cast(unpack(site, zero), np.float32))
-    clipped = op.Clip(shifted, np.float32(low), np.float32(high))
-    return pack(site, site.cast(clipped, carrier(site.out_dtype())), site.out_dtype())
-
-
-def qlinear_matmul(site: Site) -> Value:
-    op = site.op
-    if dtypes.name(site.out_dtype()) not in _RANGE:
-        raise Skip("of small floats")
-    a = op.Mul(_less(site, 0, 2, -2), _scale(site, 1, 0, -2))
-    b = op.Mul(_less(site, 3, 5, -1), _scale(site, 4, 3, -1))
-    return _requantized(site, op.MatMul(a, b), site.cast(site[6], np.float32), site[7])
-
-
-def _scale(site: Site, slot: int, of: int, axis: int) -> Value:
-    value = site.cast(site[slot], np.float32)
-    if value.rank != 1 or value.shape == (1,):
-        return value
-    rank = site.rank(of)
-    place = axis % rank
-    made: Value = site.op.Reshape(value, [1] * place + [-1] + [1] * (rank - place - 1))
-    return made
-
-
-def qlinear_conv(site: Site) -> Value:
-    op = site.op
-    if len(_parts(site, 3, 5, tuple(range(1, site.rank(3))))) > 1:
-        raise Skip("its sums may not be exact in float32")
-    x, w = _less(site, 0, 2), _less(site, 3, 5, 0)
-    total = op.raw("Conv", [x, w], dict(site.node.attrs), 1)[0]
-    rank = site.rank(0)
-    bias = site.input(8)
-    along = [1, -1] + [1] * (rank - 2)
-    if bias is not None:
-        total = op.Add(total, op.Reshape(site.cast(bias, np.float32), along))
-    scale = site.cast(site[4], np.float32)
-    scale = op.Reshape(scale, along) if scale.rank == 1 and scale.shape != (1,) else scale
-    return _requantized(site, op.Mul(total, op.Mul(site.cast(site[1], np.float32), scale)),
-                        site.cast(site[6], np.float32), site[7])  # fmt: skip
 
 
 def dynamic_quantize(site: Site) -> list[Any]:
@@ -376,7 +194,8 @@ def spell_quantized(graph: gs.Graph, target: Target, model: Model) -> int:
 
     Not in a model with an operator of onnxruntime's own that no engine runs: the integers are faster where it does run.
 
-    Accuracy: exact, on TF32 too; QuantizeLinear divides in float32, as onnxruntime does.
+    Accuracy: exact, on TF32 too; QuantizeLinear divides in float32, as onnxruntime does. Of QLinearMatMul a sum of a
+    length that is not known may round the other way, where it is beyond 2**24.
     """
     if obstacle := _obstacle(model):
         for node in model.editor.nodes():
