@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphopt.config import Target
 from graphopt.ir.load import load
 from graphopt.numerics.execute import Runner
-from graphopt.precision import trial
+from graphopt.precision import every, trial
 from graphopt.precision.plan import Plan
 from graphopt.precision.search import Group, search
 from graphopt.precision.stage import Request, lower
@@ -120,7 +120,8 @@ def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
     source = network()
     calib = [{"x": np.random.default_rng(5).standard_normal((8, 64)).astype(np.float32)}]
-    request = Request("auto", calib=calib, max_error=0.02, method="max")
+    times = {f"n{i}": {"float16": 1.0, "int8": 0.5} for i in range(7)}
+    request = Request("auto", calib=calib, max_error=0.02, method="max", layer_times=times)
     runs = []
     original = trial.Trials.run
 
@@ -147,6 +148,7 @@ def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
 
 def test_where_not_even_float16_fits_stretches_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(every, "_MOST", 0)
     calib = [{"x": np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)}]
     whole = lower(load(network()), Request("fp16", calib=calib), Target())
     budget = 0.8 * max(whole.error.values())
