@@ -75,7 +75,8 @@ def pack(folder: Path, only) -> None:
             onnx.save(model, folder / f"{name}.onnx")
             rng = np.random.default_rng(5)
             rows = [page(rng, height) if name == "det" else line(rng, height, width) for _ in range(batch)]
-            np.savez_compressed(folder / f"{name}.npz", x=np.concatenate(rows).astype(np.float16))
+            grey = np.concatenate(rows)[:, :1]
+            np.savez_compressed(folder / f"{name}.npz", x=np.clip((grey * 0.5 + 0.5) * 255, 0, 255).astype(np.uint8))
             print(name, flush=True)
 
 
@@ -141,11 +142,11 @@ def with_weights(source: Path, target: Path) -> Path:
 
 
 def inputs_of(path: Path) -> dict[str, np.ndarray]:
-    """What is in the file: numbers of float16 are widened, and a shape becomes random numbers of a seed."""
+    """What is in the file: grey images are made three normalized channels, a shape random numbers of a seed."""
     found = {}
     for name, value in np.load(path).items():
-        if value.dtype == np.float16:
-            value = value.astype(np.float32)
+        if value.dtype == np.uint8:
+            value = np.repeat((value.astype(np.float32) / 255 - 0.5) / 0.5, 3, axis=1)
         elif name == "x" and value.ndim == 1:
             value = np.random.default_rng(1).standard_normal(tuple(value), np.float32)
         found[name] = value
