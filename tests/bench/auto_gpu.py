@@ -6,10 +6,10 @@
     python tests/bench/auto_gpu.py run .nets --only swin rec   those whose name holds one of these
     python tests/bench/auto_gpu.py one .nets NAME              one network, in this process
 
-Three plans of each network are held against each other: the model as it is (TF32), the hand rule (float16 but for norms,
-softmax and the like), and what auto chose among at most --builds engines. Each is built anew and timed in turns: medians of
-CUDA events around CUDA graphs. Two errors: that with rounding after every operator, which the budget is about, and that
-of the engine against onnxruntime in float32.
+Three plans of each network are held against each other: the model as it is (TF32), the hand rule (float16 but for
+norms, softmax and the like), and what auto chose among at most --builds engines. Each is built anew and timed in turns:
+medians of CUDA events around CUDA graphs. Two errors: that with rounding after every operator, which the budget is
+about, and that of the engine against onnxruntime in float32.
 
 Random weights are made from a seed with the mean and deviation of each output channel of the exported ones; trained
 networks travel whole. Results: $OUT/auto.json and $OUT/auto.md, written after every network; one that fails, crashes or
@@ -42,7 +42,7 @@ LARGE = 1 << 14
 RANDOM = {"resnet50": 8, "vit_s": 8, "bert6": 8, "swin_t": 8, "convnext_t": 8, "mobilenet_v3": 16,
           "efficientnet_b0": 16, "resnet18": 16}  # fmt: skip
 """Network -> batch."""
-TRAINED = {"rec": (16, 48, 320), "cls": (32, 48, 192), "det": (8, 320, 320)}
+TRAINED = {"rec": (8, 48, 320), "cls": (32, 48, 192), "det": (8, 320, 320)}
 
 
 # -- networks ----------------------------------------------------------------------------------------------------
@@ -185,10 +185,11 @@ def page(rng, size):
 
 def one(folder: Path, name: str, most: int, save) -> dict:
     """Everything about one network; `save` is called with what is known so far."""
+    from precision_gpu import build, casts, error_of, reference, timed
+
     import graphopt
     from graphopt.precision.contest import HAND_RULE
     from graphopt.precision.stage import Request
-    from precision_gpu import build, casts, error_of, reference, timed
 
     began = time.perf_counter()
     entry: dict = {"budget": BUDGET}
