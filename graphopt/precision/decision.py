@@ -29,7 +29,7 @@ from .price import Price
 from .quantization import DTYPES, Quantization, as_told, kept, prepare, within, worthwhile
 from .samples import Samples
 from .times import gpus_of, merged, read_times
-from .trial import Outcome, Trials
+from .trial import Outcome, Trials, key_of
 from .watch import Clock, Watch
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Decision:
         if outcome.worst > found.budget:
             self._learn(whole)
             found.plan, outcome, held = low_floats(floats, self.trials, found.budget, self.cost, self.tell)
-        contest.enter("float16", found.plan)
+        contest.enter("float16" if key_of(found.plan) != key_of(whole) else "float32", found.plan)
         if self._compares():
             contest.enter("float32", whole)
             self._learn()
@@ -180,9 +180,10 @@ class Decision:
         if self.watch is not None:
             self._classes(floats, held)
         floats.unpin(free)
-        every = every_combination(floats, made, self._price(), self._remembered, found.budget, self.tell)
-        if every is not None:
-            contest.enter("every combination", every)
+        if self.watch is None or self.watch.left > 0:
+            every = every_combination(floats, made, self._price(), self._remembered, found.budget, self.tell)
+            if every is not None:
+                contest.enter("every combination", every)
         if self.watch is not None:
             self.watch.race([one.plan for one in contest.finalists()])
             contest.settle()
@@ -240,6 +241,8 @@ class Decision:
         chosen = list(held)
         for name, pattern in CLASSES.items():
             more = [(node, f"{name} are faster in float32 here") for node in matching(self.graph, pattern)]
+            if self.watch is None or self.watch.left <= 0:
+                return
             if more and self.contest.enter(f"{name} in float32", floats.plan([*chosen, *more])):
                 chosen += more
 
@@ -262,11 +265,15 @@ class Decision:
             order = sorted((one for one in gains if one in taken), key=lambda one: -gains[one])
             if not order:
                 best.plan = plan  # the same, with the reasons
-            share = len(order)
-            while share and not contest.enter(f"{share} products in {name}", made.plan(base, order[:share])):
-                share = share // 2 if self.watch is not None else 0
-            if share == len(order) and contest.best is not None and share:
-                contest.best.plan = plan
+            shares = (1, 2, 4) if self.watch is not None else (1,)
+            for share in shares if order else ():
+                if self.watch is not None and self.watch.left <= 0:
+                    break
+                some = order[: len(order) // share]
+                if some and contest.enter(
+                    f"{len(some)} products in {name}", plan if share == 1 else made.plan(base, some)
+                ):
+                    break
         return made
 
     def _which_8_bits(self) -> str:
