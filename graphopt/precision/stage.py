@@ -23,6 +23,7 @@ from graphopt.numerics.program import put
 from .decision import Decision, judge
 from .metric import BUDGET, metric
 from .observe import Feeds
+from .opsets import LEAST_OPSET
 from .plan import LOW, Plan
 from .quantization import needs_samples
 from .samples import Samples, random_samples
@@ -33,9 +34,6 @@ from .unquantize import Source, is_quantized, unquantize
 from .watch import Clock
 from .write import Written, write_plan
 
-LEAST_OPSET = {"bf16": 13, "int8": 19, "fp8": 19, "int4": 21, "auto": 19}
-"""From here on ONNX can say the dtype: Cast to bfloat16, QuantizeLinear of float16, float8, int4. A model of an older
-opset is converted, which the report says."""
 Progress = Callable[[str, int, int], None]
 
 
