@@ -15,10 +15,11 @@ from .config import Shapes, Target
 from .errors import PassError, UsageError, VerificationError
 from .ir.save import to_proto
 from .job import Job
+from .precision.opsets import least_opset
 from .precision.plan import LOW, Plan
 from .precision.quantization import needs_samples
 from .precision.samples import Samples
-from .precision.stage import LEAST_OPSET, Precision, Request, lower
+from .precision.stage import Precision, Request, lower
 from .precision.times import layers_of
 from .precision.unquantize import is_quantized
 from .report.result import describe
@@ -42,7 +43,7 @@ def checked(job: Job, request: Request, verify: str) -> Request:
         held = Samples(held, to_proto(job.peek(), weights="omit"))
     plan = request.plan if request.plan is None or isinstance(request.plan, Plan) else Plan.load(request.plan)
     name = plan.precision if plan is not None else request.precision
-    needed = LEAST_OPSET.get(name, 0)
+    needed = least_opset(job.peek(), name)
     if name in LOW and is_quantized(job.peek()):
         job.postponed = frozenset({"legalize"})
         needed = 0  # converted once it is float again: types of other tools' operators are not known

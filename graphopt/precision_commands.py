@@ -20,6 +20,13 @@ Version = Annotated[
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="A precision plan.", show_default=False)]
 
 _SHOWN = 3
+_KINDS = {
+    "build": ("red", "that do not build"),
+    "accuracy": ("yellow", "that cost accuracy"),
+    "speed": ("cyan", "that cost speed"),
+}
+_BROUGHT = frozenset({"old-quantized-form", "zero-point", "unsigned", "quantized-bias", "weight-per-tensor"})
+"""Rules about what graphopt brings to TensorRT's form itself."""
 
 
 @takes_import
@@ -57,7 +64,7 @@ def lint_precision(
             listed = [one.to_json() for one in found]
             print_json({"schema_version": SCHEMA_VERSION, "findings": listed, "rules": counted(found)})
         else:
-            stdout().print(_table(found, model, None if show_all else _SHOWN))
+            stdout().print(_findings(found, model, None if show_all else _SHOWN))
         if strict and found:
             raise typer.Exit(1)
 
@@ -77,27 +84,34 @@ def diff_plans(before: PlanFile, after: PlanFile, as_json: Json = False) -> None
             stdout().print(_differences(found))
 
 
-def _table(found: list[Any], model: str, nodes_shown: int | None) -> Any:
-    """A row for what is wrong for the same reason, with the first nodes; None shows all."""
+def _findings(found: list[Any], model: str, nodes_shown: int | None) -> Any:
+    """What does not build, then what costs accuracy, then speed: reason, fix, and the first nodes; None shows all."""
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.text import Text
-
-    from .report.text import plain_table
 
     if not found:
         return Text(f"{model}: nothing to say about its casts and quantization.", style="green")
-    table = plain_table("rule", "count", "nodes", "reason", "fix", stretch="nodes", right=("count",))
-    table.columns[0].no_wrap = True
     alike: dict[tuple[str, ...], list[str]] = {}
-    for one in found:
+    for one in sorted(found, key=lambda one: list(_KINDS).index(one.kind)):
         alike.setdefault((one.kind, one.rule, one.reason, one.fix), []).append(f"{one.node} ({one.op})")
+    lines: list[Any] = []
     for (kind, rule, reason, fix), nodes in alike.items():
-        style = {"build": "red", "accuracy": "yellow", "speed": "cyan"}[kind]
+        style, _ = _KINDS[kind]
+        count = f" x {len(nodes)}" if len(nodes) > 1 else ""
+        lines.append(Text.assemble((rule, style), f"{count}: {reason}"))
+        lines.append(Padding(Text(f"fix: {fix}"), (0, 0, 0, 4)))
         shown = nodes if nodes_shown is None else nodes[:nodes_shown]
         rest = [f"and {len(nodes) - len(shown)} more: --all"] if len(nodes) > len(shown) else []
-        table.add_row(
-            Text(rule, style=style), str(len(nodes)), "\n".join([*shown, *rest]), reason, Text(fix, style="dim")
+        lines += [Padding(Text(name, style="dim", overflow="fold"), (0, 0, 0, 4)) for name in (*shown, *rest)]
+    counts = {kind: sum(one.kind == kind for one in found) for kind in _KINDS}
+    told = ", ".join(f"{count} {_KINDS[kind][1]}" for kind, count in counts.items() if count)
+    lines.append(Text(f"{model}: {told}."))
+    if any(one.rule in _BROUGHT for one in found):
+        lines.append(
+            Text(f"graphopt optimize {model} --precision fp16 keeps its 8 bits, in the form that TensorRT wants.")
         )
-    return table
+    return Group(*lines)
 
 
 def _differences(found: list[Any]) -> Any:

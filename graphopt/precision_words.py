@@ -86,6 +86,10 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         ),
         None,
     ),
+    "auto_builds": (
+        _option("--auto-builds", "N", "How many engines auto may build and time on the GPU at hand, at most.", int),
+        12,
+    ),
     "plan": (_option("--plan", "FILE", "Follow this precision plan.", str | None), None),
     "save_plan": (_option("--save-plan", "FILE", "Write the precision plan that was followed.", str | None), None),
     "target_version": (
@@ -138,6 +142,8 @@ def request_of(words: dict[str, Any]) -> Request:
             raise UsageError(f"{option} {words[name]}: choose one of {', '.join(known)}")
     if words["calib_samples"] < 1:
         raise UsageError("at least one sample is needed", where="--calib-samples")
+    if words["auto_builds"] < 0:
+        raise UsageError("a number of engines cannot be negative", where="--auto-builds")
     return Request(
         precision=words["precision"],
         io=words["io_types"],
@@ -148,6 +154,7 @@ def request_of(words: dict[str, Any]) -> Request:
         plan=words["plan"],
         plan_output=words["save_plan"],
         layer_times=_files(words["layer_times"]),
+        builds=words["auto_builds"],
         method=words["calib_method"],
         calib_samples=words["calib_samples"],
         prune=words["sparse"] == "prune",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import onnx_graphsurgeon as gs
 
 from .cost import Cost
-from .floats import Floats
+from .floats import Floats, Pins
 from .plan import Plan
 from .search import Group, search
 from .slots import HEAVY
@@ -18,35 +18,27 @@ _MOST = 24
 
 
 def low_floats(
-    floats: Floats, trials: Trials | None, budget: float, cost: Cost, tell: Callable[[str, int, int], None]
-) -> tuple[Plan, Outcome | None]:
-    """The plan that makes low as many stretches, each around some heavy operators, as the budget allows."""
-    if trials is None:
-        return floats.plan(), None
+    floats: Floats, trials: Trials, budget: float, cost: Cost, tell: Callable[[str, int, int], None]
+) -> tuple[Plan, Outcome, Pins]:
+    """The plan that makes low as many stretches, each around some heavy operators, as fit; and what it pins."""
     stretches = _stretches(floats.flow.graph)
     groups = [
         Group(name, sum(cost.seconds(node, "float32") - cost.seconds(node, floats.low) for node in nodes))
         for name, nodes in stretches.items()
     ]
-    atoms = floats.flow.atoms
-    own = [atom.pinned for atom in atoms]
+
+    def pins(chosen: Sequence[Group]) -> Pins:
+        names = {one.name for one in chosen}
+        why = "the stretch around {} costs too much of the budget"
+        return [(node, why.format(name)) for name, nodes in stretches.items() if name not in names for node in nodes]
 
     def plan(chosen: Sequence[Group]) -> Plan:
-        names = {one.name for one in chosen}
-        try:
-            for name, nodes in stretches.items():
-                if name not in names:
-                    for node in nodes:
-                        floats.flow.pin(node, f"the stretch around {name} costs too much of the budget")
-            return floats.plan()
-        finally:
-            for atom, pinned in zip(atoms, own, strict=True):
-                atom.pinned = pinned
+        return floats.plan(pins(chosen))
 
     found = search(
         groups, plan, trials.remembered, budget, lambda done, total: tell("precision: sensitivity", done, total)
     )
-    return plan(found.chosen), found.outcome
+    return plan(found.chosen), found.outcome, pins(found.chosen)
 
 
 def _stretches(graph: gs.Graph) -> dict[str, list[gs.Node]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,13 +15,19 @@ from graphopt.layers.layer import Layer
 from graphopt.numerics.execute import ExecutionError, Runner
 
 from .constants import trouble
-from .cut import casts, settle
+from .cut import Weights, settle
 from .flow import HIGH, Flow, is_single
 from .observe import Feeds
 from .plan import Entry, Plan, named
 from .ranges import measured, pin_by_meaning, pin_by_range
 
+_SAVES = "between float32 nodes: saves casts"
+_FASTER = "faster in float32 here, by the times of layers"
 MIXED = "the source has low precision already: its float32 parts are deliberate"
+
+
+Pins = list[tuple[gs.Node, str]]
+"""Nodes that stay in float32, and why."""
 
 
 class Floats:
@@ -96,9 +102,30 @@ class Floats:
         except ExecutionError as error:
             self.notes.append(f"ranges were not measured: {str(error).splitlines()[0]}")
 
-    def plan(self) -> Plan:
-        """The plan of fewest casts that keeps all that is pinned."""
-        high = settle(self.flow)
+    def plan(self, more: Iterable[tuple[gs.Node, str]] = (), weights: Weights | None = None) -> Plan:
+        """The plan of fewest casts that keeps all that is pinned; with weights, the one of least cost.
+
+        more: nodes that are kept in this plan only, and why.
+        """
+        own = self.pins()
+        for node, why in more:
+            self.flow.pin(node, why)
+        try:
+            return self._settled(weights)
+        finally:
+            self.unpin(own)
+
+    def pins(self) -> list[str]:
+        """Why each atom is pinned, to go back to with `unpin`."""
+        return [atom.pinned for atom in self.flow.atoms]
+
+    def unpin(self, own: Sequence[str]) -> None:
+        """Pin what `pins` said, and nothing else."""
+        for atom, pinned in zip(self.flow.atoms, own, strict=True):
+            atom.pinned = pinned
+
+    def _settled(self, weights: Weights | None) -> Plan:
+        high = settle(self.flow, weights)
         plan = Plan(self.precision, self.io, notes=list(self.notes))
         for name, _, node, tensor in named(self.flow.graph):
             value = self.flow.values.get(id(tensor))
@@ -111,6 +138,5 @@ class Floats:
             elif value.producer == HIGH:
                 plan.tensors[name] = Entry("float32", why="input" if node is None else f"{node.op} is always float32")
             else:
-                plan.tensors[name] = Entry("float32", why=atom.pinned or "between float32 nodes: saves casts")
-        self.expected_casts = casts(self.flow, high)
+                plan.tensors[name] = Entry("float32", why=atom.pinned or (_SAVES if weights is None else _FASTER))
         return plan

@@ -24,7 +24,7 @@ LEAST = 32
 BLOCKS = (64, 32)
 """Block sizes of int4, the largest that divides the rows is taken."""
 
-_ACTIVATIONS = frozenset("Relu LeakyRelu Clip Sigmoid Tanh Elu Gelu HardSwish HardSigmoid Swish Mish Softplus".split())
+ACTIVATIONS = frozenset("Relu LeakyRelu Clip Sigmoid Tanh Elu Gelu HardSwish HardSigmoid Swish Mish Softplus".split())
 _WIDE = "TensorRT-RTX makes the sum of 8-bit products the result's dtype before it scales it: float16 overflows"
 
 
@@ -135,7 +135,7 @@ def _epilogue(node: gs.Node, sums: set[int]) -> list[str]:
     while len(tensor.outputs) == 1:
         after = tensor.outputs[0]
         biased = after.op == "Add" and any(isinstance(one, gs.Constant) for one in after.inputs)
-        if after.domain not in (None, "") or not (after.op in _ACTIVATIONS or biased or id(after) in sums):
+        if after.domain not in (None, "") or not (after.op in ACTIVATIONS or biased or id(after) in sums):
             break
         tensor = after.outputs[0]
         found.append(tensor.name)

@@ -18,6 +18,7 @@ from .cost import Cost
 from .observe import Feeds
 from .places import Place, places, quantize_plan, residuals
 from .plan import LARGEST, Entry, Plan
+from .price import Price
 from .search import Group, search
 from .trial import Outcome, Trials
 
@@ -87,19 +88,52 @@ def prepare(
     return Quantization(quantized, found, scales, weights_only, notes, wide)
 
 
-def within(
-    quantization: Quantization, base: Plan, trials: Trials | None, budget: float, cost: Cost, tell: Tell
-) -> tuple[Plan, Outcome | None]:
-    """The base with as much quantized as the budget allows; everything where nothing can be evaluated."""
-    names = [place.name for place in quantization.places]
-    if trials is None or not names:
-        return quantization.plan(base, names), None
-    gains = {
+def as_told(quantization: Quantization, cost: Cost) -> dict[str, float]:
+    """Seconds that 8 bits save, of every product: who asks for 8 bits gets them where they save nothing, too."""
+    return {
         place.name: cost.seconds(place.node, "float16") - cost.seconds(place.node, quantization.quantized)
         for place in quantization.places
     }
-    slower = {name: -gain for name, gain in gains.items() if gain <= 0 and cost.measured}
-    groups = [Group(name, gain) for name, gain in gains.items() if name not in slower]
+
+
+def worthwhile(quantization: Quantization, base: Plan, price: Price) -> tuple[dict[str, float], dict[str, float]]:
+    """(seconds that each product saves beside the others, seconds that it would cost of those that are not worth it).
+
+    From all, those are left out without which the whole is no slower: alone, or with all that read the same value,
+    which is quantized once for them. Neighbours help each other, as what is made in 8 bits need not be quantized.
+    """
+    slower: dict[str, float] = {}
+    readers: dict[str, list[str]] = {}
+    for place in quantization.places:
+        readers.setdefault(place.activation.name, []).append(place.name)
+    names = [place.name for place in quantization.places]
+    sets = [[name] for name in names] + [one for one in readers.values() if len(one) > 1]
+    while True:
+        whole = price(quantization.plan(base, names))
+        left = [[name for name in one if name in names] for one in sets]
+        gains = [(price(quantization.plan(base, [n for n in names if n not in one])) - whole, one)
+                 for one in left if one]  # fmt: skip
+        worse = [(gain, one) for gain, one in gains if gain <= 0]
+        if not worse:
+            return {one[0]: gain for gain, one in gains if len(one) == 1}, slower
+        for gain, one in worse:
+            for name in one:
+                slower.setdefault(name, -gain / len(one))
+        names = [name for name in names if name not in slower]
+
+
+def within(
+    quantization: Quantization, base: Plan, trials: Trials | None, budget: float, gains: Mapping[str, float],
+    slower: Mapping[str, float], tell: Tell,
+) -> tuple[Plan, Outcome | None]:  # fmt: skip
+    """The base with as much quantized as the budget allows; everything where nothing can be evaluated.
+
+    gains: seconds that quantizing each product saves. slower: of those that are left alone, what it would cost.
+    """
+    names = list(gains)
+    if trials is None or not names:
+        return _explained(quantization, quantization.plan(base, names), set(names), {}, slower), None
+    groups = [Group(name, gain) for name, gain in gains.items()]
     try:
         found = search(
             groups,
@@ -111,20 +145,26 @@ def within(
     except (NoRounding, ExecutionError) as error:
         base.notes.append(f"not evaluated with rounding after every operator: {str(error).splitlines()[0]}")
         return quantization.plan(base, names), None
-    plan = quantization.plan(base, [one.name for one in found.chosen])
     chosen = {one.name for one in found.chosen}
+    plan = _explained(quantization, quantization.plan(base, chosen), chosen, found.alone, slower)
+    return plan, found.outcome
+
+
+def _explained(
+    quantization: Quantization, plan: Plan, chosen: set[str], alone: Mapping[str, float], slower: Mapping[str, float]
+) -> Plan:
+    """The plan, which says of each product that is not quantized why."""
     for place in quantization.places:
         if place.name not in chosen:
             out = place.node.outputs[0].name
-            alone = found.alone.get(place.name, 0.0)
             why = f"{place.node.op} not quantized: " + (
                 f"it takes {slower[place.name] * 1e6:.2g} us more"
                 if place.name in slower
-                else f"alone it costs {alone:.2g}"
+                else f"alone it costs {alone.get(place.name, 0.0):.2g}"
             )
             entry = plan.tensors.get(out, Entry())
             plan.tensors[out] = replace(entry, why=why)
-    return plan, found.outcome
+    return plan
 
 
 def needs_samples(precision: str, calib: object, weights_only: bool) -> None:

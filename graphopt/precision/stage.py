@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphopt.config import Shapes, Target
-from graphopt.engines.request import gpu
 from graphopt.errors import GraphoptError, UsageError, VerificationError
 from graphopt.ir.convert import convert_opset
 from graphopt.ir.graph import scopes
@@ -21,31 +19,21 @@ from graphopt.ir.save import to_proto
 from graphopt.layers.layer import Layer
 from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.program import put
-from graphopt.numerics.rounding import NoRounding
 
-from .capability import LEAST_CAPABILITY, loses, refused
-from .cost import Cost
-from .float_search import low_floats
-from .floats import Floats
+from .decision import Decision, judge
 from .metric import BUDGET, metric
 from .observe import Feeds
+from .opsets import LEAST_OPSET
 from .plan import LOW, Plan
-from .quantization import DTYPES, kept, needs_samples, prepare, within
+from .quantization import needs_samples
 from .samples import Samples, random_samples
 from .sparsity import count, prune
-from .times import merged, read_times
-from .trial import Outcome, Trials
+from .trial import Trials
 from .types import know_types
 from .unquantize import Source, is_quantized, unquantize
-from .watch import Clock, Watch
+from .watch import Clock
 from .write import Written, write_plan
 
-LEAST_OPSET = {"bf16": 13, "int8": 19, "fp8": 19, "int4": 21, "auto": 19}
-"""From here on ONNX can say the dtype: Cast to bfloat16, QuantizeLinear of float16, float8, int4. A model of an older
-opset is converted, which the report says."""
-_ROUNDS = 6
-_HELPS = 0.8
-"""What repair must bring the error down to, of what it was, where it does not reach the budget."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -79,6 +67,8 @@ class Request:
     model in float32, float16, int8, ...; or node -> {dtype: seconds}."""
     version: str = ""
     """Of the backend that is planned for; the installed one if not given."""
+    builds: int = 12
+    """Engines that auto may build and time on the GPU at hand, at most."""
     prune: bool = False
     """Make weights 2:4 sparse first."""
     seed: int = 0
@@ -104,6 +94,8 @@ class Precision:
     judged: bool = False
     trials: list[tuple[float, float]] = field(default_factory=list)
     """(share of tensors that are low, error) of every plan that was tried, in order."""
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    """What auto chose from: name, error, ms (None: not timed)."""
     sparse: dict[str, int] = field(default_factory=dict)
     """How many weights of large products are 2:4 sparse: sparse, of, bytes."""
     notes: list[str] = field(default_factory=list)
@@ -122,6 +114,7 @@ class Precision:
             "max_error": self.budget,
             "judged": self.judged,
             "trials": [{"share_low": round(share, 4), "error": _finite(error)} for share, error in self.trials],
+            "candidates": [{**one, "error": _finite(one["error"])} for one in self.candidates],
             "sparse": self.sparse,
             "samples": self.samples,
             "kept": dict(list(kept.items())[:200]),
@@ -204,9 +197,9 @@ def lower(
         )
         if given is not None:
             found.plan = given
-            outcome = _judge(trials, found.plan, found)
+            outcome = judge(trials, found.plan, found)
         else:
-            decision = _Decision(
+            decision = Decision(
                 graph, request, target, layers, feeds, runner, trials, found, tell, source.ranges, clock
             )
             outcome = decision.run()
@@ -252,139 +245,3 @@ def _samples(
     path.unlink(missing_ok=True)
     note = "measured on random inputs: bring real ones with --calib" if found else "no sample could be run"
     return found, [note]
-
-
-class _Decision:
-    """One run of the stage: floats first, then what can be quantized on top."""
-
-    def __init__(
-        self, graph: gs.Graph, request: Request, target: Target, layers: Mapping[str, type[Layer]],
-        feeds: Sequence[Feeds], runner: Runner, trials: Trials | None, found: Precision, tell: Progress,
-        ranges: Mapping[str, float], clock: Clock | None,
-    ) -> None:  # fmt: skip
-        self.ranges = ranges
-        self.graph, self.request, self.target, self.layers = graph, request, target, layers
-        self.feeds, self.runner, self.trials, self.found, self.tell = feeds, runner, trials, found, tell
-        given = request.layer_times
-        if not isinstance(given, Mapping):
-            given = merged(*(read_times(path, graph) for path in given))
-        watched = clock is not None and trials is not None and request.precision == "auto" and not given
-        self.watch = Watch(graph, trials, clock, found.notes) if watched and trials and clock else None
-        self.cost = Cost(given)
-
-    def run(self) -> Outcome | None:
-        request, found = self.request, self.found
-        if request.precision not in LOW:
-            return _judge(self.trials, found.plan, found)
-        low = LOW[request.precision]
-        floats = Floats(self.graph, request.precision, low, request.io, self.layers, request.keep,
-                        refused(self.target.backend, low))  # fmt: skip
-        self.tell("precision: ranges", 0, 0)
-        floats.measure(self.feeds, self.runner)
-        outcome = self._repaired(floats)
-        if outcome is not None and outcome.worst > found.budget and request.precision == "auto":
-            self._watched(Plan(request.precision, request.io), "float32")
-            self._watched(found.plan, low)
-            found.plan, outcome = low_floats(floats, self.trials, found.budget, self.cost, self.tell)
-        for name in self._quantized():
-            outcome = self._quantize(name, outcome)
-        if self.trials is not None and outcome is not None:
-            outcome = _judge(self.trials, found.plan, found)  # not what was remembered of an earlier run
-            self.trials.forget()
-        found.notes += [note for note in found.plan.notes if note not in found.notes]
-        return outcome
-
-    def _repaired(self, floats: Floats) -> Outcome | None:
-        """The float plan, with what breaks the budget kept high, as far as it can be found."""
-        found, trials = self.found, self.trials
-        found.plan = floats.plan()
-        first = outcome = _judge(trials, found.plan, found)
-        fewest = found.plan
-        tensors = {t.name: t for node in self.graph.nodes for t in node.outputs if t.name}
-        for number in range(_ROUNDS):
-            if trials is None or outcome is None or outcome.worst <= found.budget:
-                break
-            self.tell("precision: repair", number, _ROUNDS)
-            named = [(name, why) for name, why in trials.culprits(found.plan) if name in tensors]
-            if not named:
-                break
-            for name, why in named:
-                floats.flow.pin_tensor(tensors[name], why)
-            plan = floats.plan()
-            if plan.tensors == found.plan.tensors:
-                break
-            after = _judge(trials, plan, found)
-            if after is None:
-                break
-            found.plan, outcome = plan, after
-        if outcome is not None and first is not None and outcome.worst > max(_HELPS * first.worst, found.budget):
-            found.plan, outcome = fewest, first  # more casts for nothing
-        return outcome
-
-    def _quantized(self) -> Sequence[str]:
-        """Which quantized dtypes are tried, the fastest first."""
-        if self.ranges and self.request.precision in ("fp16", "bf16"):
-            return ["int8"]  # a quantized source stays quantized
-        if self.request.precision != "auto":
-            return [self.request.precision] if self.request.precision in DTYPES else []
-        if (self.request.calib in (None, "random") and not self.ranges) or not self.request.judge:
-            self.found.notes.append("auto quantizes nothing without real samples: add --calib")
-            return []
-        if (
-            self.watch is None
-            and not self.request.layer_times
-            and loses(self.target.backend, self.target.version, gpu())
-        ):
-            self.found.notes.append(f"auto quantizes nothing: products of 8 bits are slower than float16 on {gpu()}")
-            return []
-        capability = self.target.compute_capability
-        return ["fp8" if capability is not None and capability >= LEAST_CAPABILITY["float8e4m3fn"] else "int8"]
-
-    def _quantize(self, precision: str, outcome: Outcome | None) -> Outcome | None:
-        request, found = self.request, self.found
-        weights_only = request.weights_only or precision == "int4"
-        calib = request.calib if isinstance(request.calib, Samples) else self.feeds
-        samples = _First(calib, request.calib_samples)
-        made = prepare(self.graph, precision, self.target.backend, self.target.version, kept(request.keep), samples,
-                       self.runner, request.method, weights_only, self.tell,
-                       {} if isinstance(request.calib, Samples) else self.ranges)  # fmt: skip
-        found.notes += made.notes
-        if not made.places:
-            return outcome
-        before = found.plan
-        if self.watch is not None:
-            self._watched(before, "float16")
-            self._watched(made.plan(before, [place.name for place in made.places]), made.quantized)
-        plan, judged = within(made, found.plan, self.trials, found.budget, self.cost, self.tell)
-        if judged is not None and outcome is not None and judged.worst > found.budget >= outcome.worst:
-            return outcome
-        if self.watch is not None and self.watch.is_slower(plan, before):
-            found.notes.append(f"nothing is quantized: on this GPU it takes {self.watch.told(plan, before)}")
-            return outcome
-        found.plan = plan
-        return judged
-
-    def _watched(self, plan: Plan, dtype: str) -> None:
-        if self.watch is not None:
-            self.tell(f"precision: layer times in {dtype}", 0, 0)
-            self.cost.measured = self.watch.learn(plan, dtype)
-
-
-class _First:
-    """The first samples of many, again and again."""
-
-    def __init__(self, samples: Iterable[Feeds], most: int) -> None:
-        self.samples, self.most = samples, most
-
-    def __iter__(self) -> Iterator[Feeds]:
-        return islice(iter(self.samples), self.most)
-
-
-def _judge(trials: Trials | None, plan: Plan, found: Precision) -> Outcome | None:
-    if trials is None:
-        return None
-    try:
-        return trials.run(plan)
-    except (NoRounding, ExecutionError) as error:
-        found.notes.append(f"not evaluated with rounding after every operator: {str(error).splitlines()[0]}")
-        return None

@@ -39,6 +39,12 @@ def layers_of(path: str | Path) -> list[dict[str, Any]]:
     return list(layers)
 
 
+def gpus_of(path: str | Path) -> list[str]:
+    """The GPU that such a file is of, if it says so."""
+    found = json.loads(Path(path).read_text(encoding="utf-8")).get("gpu")
+    return [str(found)] if found else []
+
+
 def read_times(path: str | Path, graph: gs.Graph) -> Times:
     """Of such a file. Raises UsageError where it is none, or of another model."""
     layers, nodes = layers_of(path), _Nodes(graph)

@@ -27,7 +27,7 @@ from graphopt.numerics.rounding import rounded_copy
 from .flow import is_single
 from .metric import Metric, error_of, judged, relative_l2
 from .observe import Feeds, observe
-from .plan import Plan
+from .plan import Entry, Plan
 from .types import know_types
 from .write import write_plan
 
@@ -177,22 +177,24 @@ class Memory:
         except (OSError, ValueError):
             self.known = {}
 
-    @staticmethod
-    def _key(plan: Plan) -> str:
-        bare = Plan(plan.precision, plan.io, {name: replace(one, why="") for name, one in plan.tensors.items()})
-        return hashlib.sha256(bare.to_text().encode()).hexdigest()[:24]
-
     def get(self, plan: Plan) -> Outcome | None:
-        found = self.known.get(self._key(plan))
+        found = self.known.get(key_of(plan))
         return None if found is None else Outcome(dict(found))
 
     def put(self, plan: Plan, outcome: Outcome) -> None:
-        self.known[self._key(plan)] = outcome.error
+        self.known[key_of(plan)] = outcome.error
         with contextlib.suppress(OSError):  # a cache that cannot be written to only costs time
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(self.known))
             temporary.replace(self.path)
+
+
+def key_of(plan: Plan) -> str:
+    """Equal for plans that make the same model: reasons and notes do not count, nor what is float32 anyway."""
+    plain = {name: replace(one, why="") for name, one in plan.tensors.items()}
+    bare = Plan("", plan.io, {name: one for name, one in plain.items() if one != Entry()})
+    return hashlib.sha256(bare.to_text().encode()).hexdigest()[:24]
 
 
 def graphopt_version() -> str:

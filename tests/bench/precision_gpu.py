@@ -2,11 +2,10 @@
 
     python tests/bench/precision_gpu.py fp16        resnet50, vit_b, swin_t, bert6 at batch 8, against torch.compile
     python tests/bench/precision_gpu.py quantized   fp8 and int8 of bert6, vit_b; weight-only int8 and int4
-    python tests/bench/precision_gpu.py auto        auto against float32, fp16 and the hand rule, on five networks
     python tests/bench/precision_gpu.py layers      where the time of vit_b goes: our layers, torch.compile's kernels
     python tests/bench/precision_gpu.py corpus DIR  every *.onnx of a folder (with .npz): ours against onnxruntime's
 
-Names after the stage choose models: `precision_gpu.py fp16 swin_t bert6`; for `quantized` and `auto` a name may be a
+Names after the stage choose models: `precision_gpu.py fp16 swin_t bert6`; for `quantized` a name may be a
 file, x.onnx with its inputs in x.npz. One model takes about a minute; FULL=1 adds bf16 inputs and outputs, blind
 conversion, and our own evaluation with rounding after every operator (minutes on a CPU).
 
@@ -35,9 +34,6 @@ SECONDS = float(os.environ.get("PRECISION_SECONDS", "150"))
 """No new model is begun after this many seconds."""
 ROUNDS, RUNS = 9, 20
 FULL = bool(os.environ.get("FULL"))
-BUDGET = 3e-2
-"""Of `auto` and what it is held against."""
-HAND = ("LayerNormalization|Softmax|.*Normalization|Reduce.*|Exp|Erf|Gelu|Pow|Sqrt|Sigmoid",)
 
 
 def say(*words):
@@ -418,84 +414,6 @@ def shifted(feeds):
     return {name: np.roll(array, 1, axis=-1) for name, array in feeds.items()}
 
 
-def auto(results, save):
-    """Plans are searched on one row, where a trial is quick, with layer times of eight, and replayed on eight."""
-    for name in wanted("resnet50", "mobilenet_v3", "bert6", "deit_s", "efficientnet_b0"):
-        with step(name, results, save) as entry, tempfile.TemporaryDirectory(prefix="precision-") as made_in:
-            _, _, path, feeds = source_of(name, made_in)
-            _, _, small, one = source_of(name, made_in, 1)
-            calib = [one] if name.endswith(".onnx") else [one, shifted(one)]
-            times = layer_times(path, feeds, Path(made_in), entry)
-
-            def low(request, path=path, feeds=feeds, calib=calib, small=small):
-                words = {"calib": calib, "samples": 1, "max_error": BUDGET, **request}
-
-                def make(folder, about):
-                    began = time.perf_counter()
-                    plan = Path(folder, "plan.json")
-                    capability = words.pop("capability", None)
-                    import graphopt
-                    from graphopt.config import Target
-                    from graphopt.precision.stage import Request
-
-                    found = graphopt.optimize(
-                        str(small), precision=Request(**words, plan_output=plan), verify="end", inputs=calib[0],
-                        target=Target(compute_capability=capability),
-                    ).report.precision  # fmt: skip
-                    about["plan"] = {key: found[key] for key in ("tensors", "error", "notes")}
-                    about["search_seconds"] = round(time.perf_counter() - began, 1)
-                    replay = {"precision": words["precision"], "plan": str(plan), "judge": False}
-                    return ours(path, folder, words["precision"], replay, feeds, about, "none")
-
-                return make
-
-            def tf32(folder, about, path=path, feeds=feeds):
-                return ours(path, folder, "tf32", {}, feeds, about, "none")
-
-            measure(
-                path, feeds,
-                {
-                    "ours tf32": tf32,
-                    "hand rule": low({"precision": "fp16", "keep": present(path, HAND)}),
-                    "ours fp16": low({"precision": "fp16"}),
-                    "auto": low({"precision": "auto", "capability": (9, 0), "layer_times": times}),
-                },
-                entry, shapes=profile_of(path, feeds),
-            )  # fmt: skip
-            ms = {kind: row["ms"] for kind, row in entry.items() if isinstance(row, dict) and "ms" in row}
-            if "auto" in ms:
-                others = {kind: value for kind, value in ms.items() if kind in ("ours tf32", "hand rule")}
-                entry["verdict"] = {
-                    "within": entry["auto"]["error"] <= BUDGET,
-                    "faster": all(ms["auto"] < value for value in others.values()),
-                }
-
-
-def layer_times(path, feeds, folder, entry):
-    """Profiles of the engines in float16 and float8, as files; those that can be had."""
-    import graphopt
-    from graphopt.precision.stage import Request
-    from graphopt.runtime.engine import Engine as Loaded
-    from graphopt.runtime.profile import profile
-
-    found = []
-    for precision in ("fp16", "fp8"):
-        try:
-            engine = folder / f"{precision}.engine"
-            graphopt.optimize(
-                str(path), engine=engine, verify="none", shapes=profile_of(path, feeds),
-                precision=Request(precision, calib=[feeds], samples=1, judge=False),
-            )  # fmt: skip
-            timed = profile(Loaded(engine), feeds, seconds=0.3)
-            target = folder / f"{precision}-times.json"
-            target.write_text(json.dumps(timed.to_json()))
-            found.append(target)
-            entry[f"launch {precision}"] = timed.launch.median
-        except Exception as error:
-            entry[f"times {precision}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return found
-
-
 def layers(results, save):
     """Our layers with their nodes, and torch.compile's kernels, the costliest first."""
     import torch
@@ -524,16 +442,6 @@ def layers(results, save):
             entry["torch.compile"] = sorted((row for row in rows if row[1] > 0), key=lambda row: -row[1])[:40]
             for row in entry["torch.compile"][:12]:
                 say(f"    {row[1]:.4f} ms in {row[2]:.0f}  {row[0][:90]}")
-
-
-def present(path, patterns):
-    """Those of the patterns that match an operator of the optimized model; none that would be refused."""
-    import re
-
-    import graphopt
-
-    kinds = {node.op for node in graphopt.optimize(str(path), verify="none").graph.nodes}
-    return tuple(text for text in patterns if any(re.fullmatch(text, kind) for kind in kinds))
 
 
 def corpus(results, save):
@@ -607,7 +515,7 @@ def table(results):
 
 
 def main():
-    stages = {"fp16": fp16, "quantized": quantized, "auto": auto, "layers": layers, "corpus": corpus}
+    stages = {"fp16": fp16, "quantized": quantized, "layers": layers, "corpus": corpus}
     stage = sys.argv[1] if len(sys.argv) > 1 else "fp16"
     if stage not in stages:
         raise SystemExit(__doc__)

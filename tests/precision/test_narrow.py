@@ -62,3 +62,25 @@ def test_a_metric_of_ones_own(tmp_path, monkeypatch):
         graphopt.optimize(source, precision=Request("fp16", metric="my_metric:twice", max_error=0.2))
     with pytest.raises(UsageError, match="there is no metric 'l3'"):
         graphopt.optimize(source, precision=Request("fp16", metric="l3"))
+
+
+HARD_SWISH = {
+    "HardSigmoid": "h = HardSigmoid<alpha = 0.16666667>(a) y = Mul(a, h)",
+    "Clip": "b = Add(a, three) c = Clip(b, zero, six) d = Mul(a, c) y = Div(d, six)",
+}
+
+
+@pytest.mark.parametrize("text", HARD_SWISH.values(), ids=HARD_SWISH)
+def test_a_spelled_out_hard_swish_brings_fp16_to_the_opset_that_has_it(text):
+    numbers = {name: np.float32(value) for name, value in (("three", 3), ("zero", 0), ("six", 6)) if name in text}
+    source = model(f"g (float[4,64] x) => (float[4,64] y) {{ a = MatMul(x, w) {text} }}",
+                   weights={**WEIGHTS, **numbers}, opset=11)  # fmt: skip
+    result = graphopt.optimize(source, precision=Request("fp16", calib=CALIB))
+    assert result.report.result.opset == 14
+    assert "HardSwish" in {node.op for node in result.graph.nodes}
+
+
+def test_another_hard_sigmoid_does_not():
+    source = model("g (float[4,64] x) => (float[4,64] y) { a = MatMul(x, w) h = HardSigmoid(a) y = Mul(a, h) }",
+                   weights=WEIGHTS, opset=11)  # fmt: skip
+    assert graphopt.optimize(source, precision=Request("fp16", calib=CALIB)).report.result.opset == 11

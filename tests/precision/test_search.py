@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphopt.config import Target
 from graphopt.ir.load import load
 from graphopt.numerics.execute import Runner
-from graphopt.precision import trial
+from graphopt.precision import every, trial
 from graphopt.precision.plan import Plan
 from graphopt.precision.search import Group, search
 from graphopt.precision.stage import Request, lower
@@ -33,6 +33,35 @@ def test_the_budget_is_kept_and_nothing_more_fits(sizes, budget):
     assert found.outcome.worst == total
     left = [one for one in groups if one not in found.chosen]
     assert len(left) > 6 or all(total + error[one.name] > budget for one in left)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.1, 1)), min_size=7, max_size=10), st.floats(0.5, 3),
+       st.sampled_from([1, 2]))  # fmt: skip
+def test_many_groups_come_near_to_the_best_set(sizes, budget, power):
+    """Errors that add up, or whose squares do: nine tenths of what the best of all sets gains."""
+    groups = [Group(str(i), gain) for i, (_, gain) in enumerate(sizes)]
+    error = {str(i): size for i, (size, _) in enumerate(sizes)}
+
+    def together(names):
+        return sum(error[name] ** power for name in names) ** (1 / power)
+
+    found = search(groups, lambda chosen: [one.name for one in chosen],
+                   lambda names: Outcome({"y": together(names)}), budget)  # fmt: skip
+    best = max(sum(one.gain for one in chosen) for count in range(len(groups) + 1)
+               for chosen in itertools.combinations(groups, count)
+               if together([one.name for one in chosen]) <= budget)  # fmt: skip
+    assert together([one.name for one in found.chosen]) <= budget
+    assert sum(one.gain for one in found.chosen) >= 0.9 * best
+
+
+def test_two_that_fit_beat_the_one_of_best_ratio():
+    """By error per second the first comes first, and nothing fits beside it."""
+    groups = [Group("a", 10), Group("b", 8), Group("c", 8), *(Group(f"large{i}", 1) for i in range(5))]
+    error = {"a": 0.6, "b": 0.5, "c": 0.5, **{f"large{i}": 2.0 for i in range(5)}}
+    found = search(groups, lambda chosen: [one.name for one in chosen],
+                   lambda names: Outcome({"y": sum(error[name] for name in names)}), 1.0)  # fmt: skip
+    assert {one.name for one in found.chosen} == {"b", "c"}
 
 
 def test_all_at_once_needs_one_trial():
@@ -120,7 +149,8 @@ def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
     source = network()
     calib = [{"x": np.random.default_rng(5).standard_normal((8, 64)).astype(np.float32)}]
-    request = Request("auto", calib=calib, max_error=0.02, method="max")
+    times = {f"n{i}": {"float16": 1.0, "int8": 0.5} for i in range(7)}
+    request = Request("auto", calib=calib, max_error=0.02, method="max", layer_times=times)
     runs = []
     original = trial.Trials.run
 
@@ -147,6 +177,7 @@ def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
 
 def test_where_not_even_float16_fits_stretches_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(every, "_MOST", 0)
     calib = [{"x": np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)}]
     whole = lower(load(network()), Request("fp16", calib=calib), Target())
     budget = 0.8 * max(whole.error.values())
