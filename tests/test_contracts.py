@@ -17,6 +17,13 @@ def test_importing_graphopt_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_children_that_parse_and_build_load_nothing_that_they_do_not_need():
+    """There are four of them in a build; NumPy alone is a tenth of a second each."""
+    code = "import sys, graphopt.backends.worker as _; print([one for one in ('numpy', 'onnx') if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_rooms_import_only_rooms_below_them():
     """Data flows one way: cli > pipeline > report > numerics, backends > registry > rewrite > ir > config, errors."""
     done = subprocess.run(

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-
 from graphopt.config import Shapes
 from graphopt.errors import BackendError
 
@@ -82,6 +80,8 @@ class Native:
         asked = [name for name in ELSEWHERE if name in self._options.flags]
         if not asked:
             return
+        import numpy as np
+
         network = self._builder.create_network(_strongly_typed(trt))
         x = network.add_input("x", trt.float32, (4, 4))
         w = network.add_constant((4, 4), trt.Weights(np.ones((4, 4), np.float32)))

@@ -13,7 +13,7 @@ from graphopt.config import Shapes, Target
 
 from .digest import digest_of, file_digest
 from .loaded import about, builders
-from .request import gpu, obeyed
+from .request import gpu, platform
 
 if TYPE_CHECKING:
     import onnx
@@ -51,7 +51,7 @@ def engine_key(
         | {"timing_cache": bool(options.timing_cache)},
         "backend": [target.backend, version],
         "gpu": gpu() if target.backend == "tensorrt" else "",
-        "obeyed": obeyed(),
+        "platform": platform(),
         "layers": _layers(proto, registry),
         "measured": measured.digest() if _is_chosen(proto, options, target) else "",
         "builders": builders(registry),

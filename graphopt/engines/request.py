@@ -58,7 +58,7 @@ def request_key(words: Mapping[str, Any], files: Mapping[str, str]) -> str:
         "files": sorted(files.items()),
         "measured": sorted(measured.items()),
         "gpu": gpu() if decides else "",
-        "obeyed": [obeyed(), _libraries()],
+        "platform": [platform(), _libraries()],
     }
     return digest_of(parts)
 
@@ -79,9 +79,12 @@ def call_key(typed: Typed) -> str:
     return digest_of(parts)
 
 
-def obeyed() -> dict[str, str]:
-    """The variables of the environment that change what is built."""
-    return {name: os.environ[name] for name in _OBEYED if name in os.environ}
+def platform() -> list[Any]:
+    """What engines are for, beside their options: the system, the processor, and variables that change what is built.
+
+    A cache may be shared by machines of several kinds.
+    """
+    return [os.uname().sysname, os.uname().machine, {name: os.environ[name] for name in _OBEYED if name in os.environ}]
 
 
 def _libraries() -> list[Any]:

@@ -125,6 +125,17 @@ def test_every_option_is_part_of_the_key() -> None:
     assert key(path, BuildOptions(timing_cache="t")) == key(path, BuildOptions(timing_cache="u")) != keys[0]
 
 
+def test_what_an_engine_is_for_is_part_of_the_key(monkeypatch) -> None:
+    """A cache may be shared by machines of several kinds."""
+    path, here = save(network()), os.uname()
+    keys = [key(path)]
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    keys.append(key(path))
+    monkeypatch.setattr(os, "uname", lambda: type(here)((*here[:4], "another")))
+    keys.append(key(path))
+    assert len(set(keys)) == 3
+
+
 LAYER = '''
 import graphopt
 

@@ -21,6 +21,7 @@ from graphopt.testing import model
 
 pytest.importorskip("tensorrt_rtx")
 WORDS = ["build", "m.onnx", "--shapes", "x=1x3x8x8", "--verify", "none", "--json"]
+HERE = os.uname()
 SLOW = ("typing", "dataclasses", "importlib.metadata", "concurrent.futures", "tempfile", "shutil", "tomllib", "typer",
         "rich", "pydantic", "pluggy", "numpy", "onnx", "onnx_graphsurgeon", "networkx", "tensorrt_rtx")  # fmt: skip
 
@@ -170,6 +171,7 @@ CHANGES = {
     "TensorRT's version": lambda patch: os.mkdir("installed/tensorrt_rtx-9.9.dist-info"),
     "TensorRT's libraries": lambda patch: patch.setenv("LD_LIBRARY_PATH", "/opt/tensorrt/lib"),
     "what TensorRT obeys": lambda patch: patch.setenv("NVIDIA_TF32_OVERRIDE", "0"),
+    "the processor": lambda patch: patch.setattr(os, "uname", lambda: type(HERE)((*HERE[:4], "another"))),
     "a measurement": lambda patch: write({"cache/measured/A-GPU.json": "{}"}),
     "a plugin that may change every build": changed(
         "their_plugin/rules.py", lambda raw: raw + b"@graphopt.hookimpl\ndef graphopt_builder(network, config): pass\n"
