@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from onnx import AttributeProto, numpy_helper
 
 from graphopt.errors import ModelError
 
+from . import lineage
 from .attributes import PLAIN, node_names, reference
 from .chain import Chain
 from .declared import prose, read_type
@@ -78,6 +78,7 @@ class Reader:
                 value = getattr(model, name)
                 setattr(rest, name, value if isinstance(value, int) else prose(value))
         rest.metadata_props.extend(model.metadata_props)
+        lineage.restore(graph, rest.metadata_props)
         rest.training_info.extend(model.training_info)
         rest.configuration.extend(model.configuration)
         rest.graph.quantization_annotation.extend(model.graph.quantization_annotation)
@@ -389,12 +390,4 @@ def _node_extras(node: gs.Node, proto: onnx.NodeProto) -> None:
     entry = extras(node)
     entry.doc_string, entry.overload = prose(proto.doc_string), proto.overload
     entry.metadata = _metadata(proto)
-    for key, slot in (("graphopt.origin", "origin"), ("graphopt.rule", "rules")):
-        if key in entry.metadata:
-            try:
-                names = json.loads(entry.metadata[key])
-            except ValueError:
-                continue
-            if isinstance(names, list):
-                setattr(entry, slot, tuple(str(name) for name in names))
-                del entry.metadata[key]
+    lineage.take(entry)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from json.encoder import encode_basestring_ascii as _quote
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,12 @@ from onnx import AttributeProto, TensorProto, helper
 
 from graphopt.errors import ModelError
 
-from . import dtypes, shapes
+from . import dtypes, lineage, shapes
 from .attributes import write_plain
 from .declared import type_bytes, write_type
-from .graph import flatten, peek, scopes
+from .graph import peek, scopes
 from .naming import Plan, plan
-from .weights import SparseTensor, fill
+from .weights import SparseTensor, fill, nbytes
 
 TensorWriter = Callable[[gs.Constant, TensorProto], None]
 
@@ -46,6 +45,8 @@ class Writer:
         self.plan = Plan()
         self.needs = 0
         self._node_names: set[str] | None = None
+        self._lines: list[tuple[onnx.NodeProto, lineage.Line]] | None = None
+        """The lineage of what was written of the main graph; None: it goes to each node."""
 
     def model(self) -> onnx.ModelProto:
         """The message. Raises ModelError where the graph is no valid model, and beyond protobuf's 2 GB."""
@@ -56,7 +57,12 @@ class Writer:
         try:
             if entry is not None and entry.proto is not None:
                 model.CopyFrom(entry.proto)
+            self._lines = []
             self._graph(graph, model.graph)
+            lines, self._lines = self._lines, None
+            weights = sum(nbytes(constant) for constant in self.plan.homes.get(id(graph), ()))
+            if lineage.write(lines, model, weights):
+                self.needs = max(self.needs, 10)
             model.producer_name, model.producer_version = graph.producer_name or "", graph.producer_version or ""
             del model.functions[:]
             for function in graph.functions:
@@ -213,13 +219,11 @@ class Writer:
         if entry.overload:
             out.overload = entry.overload
             self.needs = max(self.needs, 10)
-        metadata = dict(entry.metadata)
-        if entry.origin:
-            names = flatten(entry.origin)
-            if names != [node.name] or entry.rules:
-                metadata["graphopt.origin"] = _listed(names)
-        if entry.rules:
-            metadata["graphopt.rule"] = _listed(flatten(entry.rules))
+        metadata, line = entry.metadata, lineage.of(node, entry)
+        if line is not None and self._lines is not None:
+            self._lines.append((out, line))
+        elif line is not None:
+            metadata = {**metadata, **lineage.notes(line)}
         self._metadata(metadata, out)
 
     def _attribute(self, name: str, value: Any, out: AttributeProto) -> None:
@@ -290,11 +294,6 @@ _PLAIN = frozenset(map(np.dtype, ("float32", "float64", "int64", "int32", "bool"
 def _is_telling(tensor: gs.Tensor) -> bool:
     """Whether the type is one that readers of the file look for where the source declares none: low, or no tensor."""
     return peek(tensor) is not None or tensor.dtype not in _PLAIN
-
-
-def _listed(names: list[str]) -> str:
-    """json.dumps(names), at a third of its time."""
-    return f"[{', '.join(map(_quote, names))}]"
 
 
 def _imports(graph: gs.Graph, out: Any) -> None:
