@@ -167,7 +167,7 @@ class Job:
         if self._unused is not None:
             graph, self._unused = self._unused, None
             return graph
-        graph = load(self.given)
+        graph = load(self.given, notes=self.keep_metadata)
         freeze_dims(graph, self.frozen)
         bind_inputs(graph, self.bound)
         if self.promote_io:

@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 
 from . import backends
 from .backends.protocol import BuildOptions
-from .clock import capability, clock_for
 from .config import Shapes, Target
 from .errors import PassError, UsageError, VerificationError
 from .ir.save import to_proto
@@ -60,6 +59,8 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
 
     Raises UsageError, VerificationError and PassError.
     """
+    from .clock import clock_for  # it brings all that runs engines
+
     layers = {layer.__name__: layer for _, layer in job.registry.layers()}
     custom = job.custom
     again = [one for one in job.entries if one.stage in _AGAIN]
@@ -96,6 +97,8 @@ def narrow(job: Job, graph: gs.Graph, request: Request, shapes: Shapes | None, i
 
 def _versioned(job: Job, request: Request) -> Target:
     """The target with the version and the GPU that are planned for, as far as they matter and are known."""
+    from .clock import capability
+
     version = request.version or job.target.version
     if not version and (request.precision in ("int8", "fp8", "int4", "auto") or job.postponed):
         backend = backends.get(job.target.backend, job.limits)

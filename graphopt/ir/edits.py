@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from . import dtypes, shapes
 from .census import Census
-from .graph import adopt, new_constant, new_node, new_variable, of_one_type, scopes, slots_of, subgraphs
+from .graph import adopt, new_constant, new_node, new_variable, of_one_type, put, scopes, slots_of, subgraphs
 from .graph import inherit as inherit
 from .order import is_sorted, toposort
 
@@ -46,8 +46,7 @@ class Editor:
         """Name made by `fresh` -> what it was made from, so that numbers do not pile up."""
         self._added: dict[int, tuple[gs.Graph, list[gs.Node]]] = {}
         self._touched: dict[int, gs.Graph] = {}
-        self._count = 0
-        self._place_from = 0
+        self._count = self._place_from = 0
         for scope in scopes(graph):
             self.enter(scope)
 
@@ -294,7 +293,7 @@ class Editor:
 
     def reshaped(self, tensor: gs.Tensor, shape: shapes.Shape) -> None:
         """Set what became known of a tensor's shape, and take notice of its readers."""
-        tensor.shape = shape
+        put(tensor, "shape", shape)
         self.log.extend(tensor.outputs)
         self.retyped.extend(tensor.outputs)
 
@@ -304,7 +303,7 @@ class Editor:
             return
         scope = self._scope[id(node)]
         self._forget(node)
-        for body in subgraphs(node):
+        for body in subgraphs(node) if node.attrs else ():
             self.census.forget_scopes()
             for inner in scopes(body, functions=False):
                 for tensor in inner.outputs:
@@ -348,7 +347,7 @@ class Editor:
     def _take_out(self, node: gs.Node, pending: list[gs.Node], loosened: dict[int, gs.Tensor]) -> None:
         """Remove a node; note who may follow, and what lost a reader."""
         read = list(node.inputs)
-        for body in subgraphs(node):
+        for body in subgraphs(node) if node.attrs else ():
             for inner in scopes(body, functions=False):
                 read.extend(inner.outputs)
                 read.extend(tensor for part in inner.nodes for tensor in part.inputs)
@@ -389,7 +388,8 @@ class Editor:
             if added:
                 known = {id(node) for node in nodes}
                 nodes += [node for node in added if id(node) in self.alive and id(node) not in known]
-                nodes.sort(key=lambda node: self.places[id(node)])
+                places = self.places
+                nodes.sort(key=lambda node: places[id(node)])
                 if not is_sorted(nodes):
                     nodes = toposort(nodes, scope.name or "")
                     for node in nodes:

@@ -128,7 +128,11 @@ class _Producers(SynchronizedList):  # type: ignore[misc]
 
 
 def _unlink(tensor: gs.Tensor, side: str, node: gs.Node) -> None:
-    entries = getattr(tensor, side)
+    _strike(getattr(tensor, side), node, tensor)
+
+
+def _strike(entries: Any, node: gs.Node, tensor: gs.Tensor) -> None:
+    """Drop one entry of a tensor's producers or consumers by identity. Raises ValueError if there is none."""
     if type(entries) is Uses:
         entries.drop(node)
         return
@@ -170,8 +174,10 @@ class Links(SynchronizedList):  # type: ignore[misc]
                 self._add_to_elem(new)
             self._slots = None
             return
-        old = self[index]
-        super().__setitem__(index, elem)
+        old, node, field = self[index], self.parent_obj, self.field_name
+        _strike(getattr(old, field), node, old)
+        list.__setitem__(self, index, elem)
+        self._add_to_elem(elem)
         if self._slots is None:
             return
         if self._length == len(self) and index in self._slots.get(id(old), ()):
@@ -193,7 +199,10 @@ class Links(SynchronizedList):  # type: ignore[misc]
 
     def clear(self) -> None:
         self._slots = None
-        super().clear()
+        node, field = self.parent_obj, self.field_name
+        for tensor in self:
+            _strike(getattr(tensor, field), node, tensor)
+        list.clear(self)
 
     def slots(self, tensor: gs.Tensor) -> list[int]:
         """Where the tensor stands in the list; found without a search in a long one."""

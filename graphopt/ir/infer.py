@@ -29,6 +29,7 @@ SAME = frozenset(
 """Operators whose first output has the type of their first input."""
 BROADCAST = frozenset("Add Sub Mul Div Pow And Or Xor BitShift Mod".split())
 COMPARE = frozenset("Equal Less Greater LessOrEqual GreaterOrEqual".split())
+_BOOL = np.dtype(np.bool_)
 _DATA_ELEMENTS = 256
 
 
@@ -112,7 +113,7 @@ class Inference:
                 if bodies:
                     del node._inferred
                     self._control(node, bodies)
-                elif (node.domain or "", node.op) in self._local:
+                elif self._local and (node.domain or "", node.op) in self._local:
                     if self.custom is not None:
                         self.node(node, imports)
                 elif not (self._ran and _is_settled(node)):
@@ -139,15 +140,17 @@ class Inference:
 
     def node(self, node: gs.Node, imports: Sequence[Any] | None = None) -> None:
         """Set the types of one node's outputs from its inputs, as far as its operator tells."""
-        for tensor in node.outputs:
+        outputs = node.outputs
+        for tensor in outputs:
             if tensor.name:
                 break
         else:
             return
         found = self.outputs(node, imports if imports is not None else self._main)
         if found:
-            for tensor, kind in zip(node.outputs, found, strict=False):
-                self._set(tensor, kind)
+            for tensor, kind in zip(outputs, found, strict=False):
+                if kind[0] is not tensor.dtype or kind[1] != tensor.shape:
+                    self._set(tensor, kind)
 
     def _set(self, tensor: gs.Tensor, kind: Type) -> None:
         if type(tensor) is gs.Constant or tensor.type != "tensor_type":
@@ -157,27 +160,26 @@ class Inference:
         if shape != known:
             shape = shapes.merge(shape, shapes.of(tensor))
             if shape != known:
-                tensor.shape = shape
+                put(tensor, "shape", shape)
                 self.news.append(tensor)
         if dtype is not None and (tensor.dtype is None or dtype != tensor.dtype):  # float64 == None, says NumPy
-            tensor.dtype = dtype
+            put(tensor, "dtype", dtype)
             self.news.append(tensor)
 
     def outputs(self, node: gs.Node, imports: Sequence[Any]) -> list[Type] | None:
         """(dtype, shape) of each output; None where the operator is unknown or its inputs are no tensors."""
         op, inputs = node.op, node.inputs
-        if self.custom is not None and node.domain and (told := self.custom(node)) is not None:
+        if node.domain and self.custom is not None and (told := self.custom(node)) is not None:
             return told
         if node.domain in (None, "", "ai.onnx"):
             if inputs:
-                first = _type(inputs[0])
                 if op in SAME:
-                    return [first]
+                    return [_type(inputs[0])]
                 if op in BROADCAST or op in COMPARE:
-                    shape = shapes.broadcast(*(shapes.of(tensor) for tensor in inputs))
-                    return [(np.dtype(bool) if op in COMPARE else first[0], shape)]
+                    shape = shapes.broadcast(*[shapes.of(tensor) for tensor in inputs])
+                    return [(_BOOL if op in COMPARE else dtypes.of(inputs[0]), shape)]
                 if op == "Cast":
-                    return [(dtypes.from_onnx(_number(node.attrs.get("to"))), first[1])]
+                    return [(dtypes.from_onnx(_number(node.attrs.get("to"))), shapes.of(inputs[0]))]
             plain = known(node, self._opset(imports))
             if plain is not None:
                 return plain

@@ -35,8 +35,10 @@ _FOREIGN = "if it is another framework's, name that with --from; `graphopt impor
 _PROTOBUF_LIMIT = (1 << 31) - 1
 
 
-def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph) -> gs.Graph:
+def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph, *, notes: bool = True) -> gs.Graph:
     """The model as a graph that passes can edit. External data is looked up, not read.
+
+    notes: with what exporters note about every node for their own use (`ir.notes`).
 
     Raises:
         ModelError: it cannot be read, or is no valid model; says what is wrong and where.
@@ -50,11 +52,11 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | gs.Graph) ->
                         own(value)
         return source
     if isinstance(source, onnx.ModelProto):
-        return _read(source, None, "the model")
+        return _read(source, None, "the model", notes)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read(_parse(bytes(source), "the model"), None, "the model")
+        return _read(_parse(bytes(source), "the model"), None, "the model", notes)
     path = Path(source)
-    return _read(_parse(_bytes(path), str(path)), path.parent, str(path))
+    return _read(_parse(_bytes(path), str(path)), path.parent, str(path), notes)
 
 
 def _bytes(path: Path) -> bytes:
@@ -108,13 +110,13 @@ def _guess(raw: bytes) -> str:
     return "no ONNX model, or a truncated or damaged one"
 
 
-def _read(model: onnx.ModelProto, folder: Path | None, where: str) -> gs.Graph:
+def _read(model: onnx.ModelProto, folder: Path | None, where: str, notes: bool) -> gs.Graph:
     if model.ir_version > onnx.IR_VERSION:
         what = f"{where}: IR version {model.ir_version} is newer than {onnx.IR_VERSION}, the newest that onnx"
         warnings.warn(f"{what} {onnx.__version__} knows: what is new in it may be lost", stacklevel=3)
     with collector_off():
         try:
-            return Reader(model, Files(folder)).read()
+            return Reader(model, Files(folder), notes).read()
         except ModelError as error:
             place = f"{where}: {_short(error.where)}" if error.where else where
             raise ModelError(_short(error.what), where=place, hint=error.hint) from error

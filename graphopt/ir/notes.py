@@ -6,10 +6,27 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from .declared import prose
 from .graph import peek, scopes
 
 EXPORTERS = ("pkg.torch.", "pkg.onnxscript.")
 """Prefixes of metadata keys. The nodes' names lead back to the source model, where all this still stands."""
+
+
+def metadata(holder: Any, notes: bool = True) -> dict[str, str]:
+    """The metadata of a message. notes: exporters' among it, which are not even decoded else."""
+    props = holder.metadata_props
+    if not props:
+        return {}
+    keys = [prose(prop.key) for prop in props]
+    if notes or not any(key.startswith(EXPORTERS) for key in keys):
+        return {key: prose(prop.value) for key, prop in zip(keys, props, strict=True)}
+    kept = [pair for pair in zip(keys, props, strict=True) if _is_kept(pair[0])]
+    return {key: prose(prop.value) for key, prop in kept}
+
+
+def _is_kept(key: str) -> bool:
+    return not key.startswith(EXPORTERS) and key != "namespace"
 
 
 def drop_exporters_notes(graph: gs.Graph) -> None:
@@ -35,6 +52,4 @@ def _drop(owner: Any) -> None:
     entry = peek(owner)
     if entry is None or not entry.metadata or not any(key.startswith(EXPORTERS) for key in entry.metadata):
         return
-    entry.metadata = {
-        key: value for key, value in entry.metadata.items() if not key.startswith(EXPORTERS) and key != "namespace"
-    }
+    entry.metadata = {key: value for key, value in entry.metadata.items() if _is_kept(key)}

@@ -17,6 +17,7 @@ from .chain import Chain
 from .declared import prose, read_type
 from .external import Files
 from .graph import extras, new_constant, new_node, new_variable, scopes
+from .notes import metadata
 from .order import is_sorted, toposort
 from .shapes import Shape
 from .validity import Forms, check_arity, check_bodies, check_calls, check_imports, check_text, label, wrong_kind
@@ -29,11 +30,12 @@ _RARE = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SP
 
 
 class Reader:
-    """Builds graphs from one model message."""
+    """Builds graphs from one model message. notes: with what exporters note about every node for their own use."""
 
-    def __init__(self, model: onnx.ModelProto, files: Files) -> None:
+    def __init__(self, model: onnx.ModelProto, files: Files, notes: bool = True) -> None:
         self.model = model
         self.files = files
+        self.notes = notes
         self.listed = model.ir_version < 4
         """Before IR version 4 an initializer had to be listed as an input as well."""
         self.taken: set[str] = set()
@@ -99,7 +101,7 @@ class Reader:
         if tensor.doc_string or tensor.metadata_props:
             entry = extras(made)
             entry.doc_string = prose(tensor.doc_string)
-            entry.metadata = _metadata(tensor)
+            entry.metadata = metadata(tensor, self.notes)
         return made
 
     def _sparse(self, tensor: onnx.SparseTensorProto) -> gs.Constant:
@@ -131,7 +133,7 @@ class Reader:
         if info.doc_string or info.metadata_props:
             entry = extras(tensor)
             entry.doc_string = prose(info.doc_string)
-            entry.metadata = _metadata(info)
+            entry.metadata = metadata(info, self.notes)
 
     # -- graphs ------------------------------------------------------------------------------------------------
 
@@ -176,7 +178,7 @@ class Reader:
             self._unread[id(graph)] = [as_message(t) for t in unread if id(t) not in results]
         if outer or where != "graph":
             entry = extras(graph)
-            entry.metadata = _metadata(proto)
+            entry.metadata = metadata(proto, self.notes)
             if proto.quantization_annotation:
                 entry.proto = onnx.ModelProto()
                 entry.proto.graph.quantization_annotation.extend(proto.quantization_annotation)
@@ -249,15 +251,14 @@ class Reader:
             node = new_node(op, ins, outs, {}, domain=domain, name=self._node_name(proto.name, op))
             attributes = proto.attribute[:]
             if attributes:
-                place = f"{where}, {op} {node.name}"
                 kinds = form.kinds if form is not None else {}
-                if self._attributes(node, attributes, kinds, names, outer, opset, imports, place):
+                if self._attributes(node, attributes, kinds, names, outer, opset, imports, where):
                     nested = True
                     check_bodies(node, f"{where}, node {label(proto)}")
             if form is not None and form.required:
                 form.check_required(proto, node.attrs, where)
-            if proto.doc_string or proto.metadata_props or proto.overload:
-                _node_extras(node, proto)
+            if (told := metadata(proto, self.notes)) or proto.doc_string or proto.overload:
+                _node_extras(node, proto, told)
             if proto.device_configurations:
                 _kept(node).device_configurations.extend(proto.device_configurations)
             nodes.append(node)
@@ -291,37 +292,41 @@ class Reader:
 
     def _attributes(
         self, node: gs.Node, protos: Iterable[AttributeProto], kinds: Mapping[str, int], names: Names,
-        outer: Mapping[str, gs.Tensor], opset: int, imports: Any, place: str,
+        outer: Mapping[str, gs.Tensor], opset: int, imports: Any, where: str,
     ) -> bool:  # fmt: skip
         """Read them into `node.attrs`; whether there are bodies among them."""
         attrs, nested = node.attrs, False
         for attribute in protos:
             name, kind, referred = attribute.name, attribute.type, attribute.ref_attr_name
-            check_text((name, referred), place)
+            if type(name) is not str or type(referred) is not str:
+                check_text((name, referred), f"{where}, {node.op} {node.name}")
             if not name or name in attrs:
                 raise ModelError(
-                    f"attribute {name!r} is there twice" if name else "an attribute has no name", where=place
+                    f"attribute {name!r} is there twice" if name else "an attribute has no name",
+                    where=f"{where}, {node.op} {node.name}",
                 )
             if kinds.get(name, kind) != kind:
-                raise ModelError(wrong_kind(name, kind, kinds[name]), where=place)
+                raise ModelError(wrong_kind(name, kind, kinds[name]), where=f"{where}, {node.op} {node.name}")
             if attribute.doc_string:
                 _kept(node).attribute.add(name=name, doc_string=prose(attribute.doc_string))
             if referred:
                 if not self._in_function:
                     what = f"attribute {name!r} refers to {referred!r} of a function, outside of one"
-                    raise ModelError(what, where=place)
+                    raise ModelError(what, where=f"{where}, {node.op} {node.name}")
                 attrs[name] = reference(attribute)
             elif kind in PLAIN:
                 attrs[name] = PLAIN[kind](attribute)
             elif kind == _GRAPH:
-                attrs[name] = self._graph(attribute.g, Chain(names, outer), opset, imports, place)
+                attrs[name] = self._graph(
+                    attribute.g, Chain(names, outer), opset, imports, f"{where}, {node.op} {node.name}"
+                )
                 nested = True
             elif kind == _GRAPHS:
-                inner = Chain(names, outer)
+                inner, place = Chain(names, outer), f"{where}, {node.op} {node.name}"
                 attrs[name] = [self._graph(body, inner, opset, imports, place) for body in attribute.graphs]
                 nested = True
             else:
-                attrs[name] = self._tensors(attribute, place)
+                attrs[name] = self._tensors(attribute, f"{where}, {node.op} {node.name}")
         return nested
 
     def _tensors(self, proto: AttributeProto, where: str) -> Any:
@@ -366,16 +371,12 @@ class Reader:
         )
         entry = extras(made)
         entry.overload = proto.overload
-        entry.metadata = _metadata(proto)
+        entry.metadata = metadata(proto, self.notes)
         return made
 
 
 def _opset(imports: Iterable[Any]) -> int | None:
     return next((int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx")), None)
-
-
-def _metadata(holder: Any) -> dict[str, str]:
-    return {prose(prop.key): prose(prop.value) for prop in holder.metadata_props}
 
 
 def _kept(node: gs.Node) -> onnx.NodeProto:
@@ -386,8 +387,7 @@ def _kept(node: gs.Node) -> onnx.NodeProto:
     return entry.proto  # type: ignore[no-any-return]
 
 
-def _node_extras(node: gs.Node, proto: onnx.NodeProto) -> None:
+def _node_extras(node: gs.Node, proto: onnx.NodeProto, found: dict[str, str]) -> None:
     entry = extras(node)
-    entry.doc_string, entry.overload = prose(proto.doc_string), proto.overload
-    entry.metadata = _metadata(proto)
+    entry.doc_string, entry.overload, entry.metadata = prose(proto.doc_string), proto.overload, found
     lineage.take(entry)

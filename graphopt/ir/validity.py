@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import onnx
@@ -50,21 +51,6 @@ class Forms:
         self._versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}
         self._known: dict[tuple[str, str], Form | None] = {}
 
-    def _form(self, op: str, domain: str) -> Form | None:
-        domain = "" if domain == "ai.onnx" else domain
-        version = self._versions.get(domain, 0)
-        if not 0 < version < 1 << 31 or not onnx.defs.has(op, version, domain):
-            return None
-        schema = onnx.defs.get_schema(op, version, domain)
-        single = onnx.defs.OpSchema.FormalParameterOption.Single
-        return Form(
-            (schema.min_input, schema.max_input),
-            (schema.min_output, schema.max_output),
-            tuple(formal.option == single for formal in schema.inputs),
-            {name: int(attribute.type.value) for name, attribute in schema.attributes.items()},  # type: ignore[attr-defined]
-            tuple(name for name, attribute in schema.attributes.items() if attribute.required),
-        )
-
     def find(self, op: str, domain: str, proto: onnx.NodeProto, where: str) -> Form | None:
         """What the operator of a node asks for. Raises ModelError if it is ONNX's and no opset of ONNX is imported."""
         key = op, domain
@@ -74,8 +60,24 @@ class Forms:
                 raise ModelError(
                     "its operator is ONNX's, whose opset is not imported", where=f"{where}, node {label(proto)}"
                 )
-            self._known[key] = self._form(op, domain)
+            domain = "" if domain == "ai.onnx" else domain
+            self._known[key] = _form(op, self._versions.get(domain, 0), domain)
         return self._known[key]
+
+
+@lru_cache(1 << 12)
+def _form(op: str, version: int, domain: str) -> Form | None:
+    if not 0 < version < 1 << 31 or not onnx.defs.has(op, version, domain):
+        return None
+    schema = onnx.defs.get_schema(op, version, domain)
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    return Form(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        tuple(formal.option == single for formal in schema.inputs),
+        {name: int(attribute.type.value) for name, attribute in schema.attributes.items()},  # type: ignore[attr-defined]
+        tuple(name for name, attribute in schema.attributes.items() if attribute.required),
+    )
 
 
 def wrong_kind(name: str, kind: int, expected: int) -> str:

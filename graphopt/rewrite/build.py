@@ -16,7 +16,7 @@ from graphopt.ir.graph import new_node, new_variable
 from graphopt.ir.infer import Inference
 
 from .authoring import wrong_call
-from .spelling import moved, schema
+from .spelling import moved, room, schema
 from .value import Value
 
 
@@ -75,18 +75,17 @@ class Ops:
         attrs = {key: _plain(value) for key, value in attrs.items() if value is not None}
         if not self._domain:
             operands = self._respell(name, operands, attrs)
-            found = schema(name, self.opset)
-            if found is None or len(operands) > found.max_input or not set(attrs) <= set(found.attributes):
+            found = room(name, self.opset)
+            if found is None or len(operands) > found[1] or not found[0].issuperset(attrs):
                 wrong = wrong_call(name, attrs, len(operands))
                 if wrong is not None:
                     raise PassError(wrong[0], where="rewrite()", hint=wrong[1])
-            if found is None:
-                raise Skip(f"{name} does not exist at opset {self.opset}")
-            for key in attrs:
-                if key not in found.attributes:
-                    raise Skip(f"{name} has no attribute {key!r} at opset {self.opset}")
-            if len(operands) > found.max_input:
-                raise Skip(f"{name} takes at most {found.max_input} inputs at opset {self.opset}")
+                if found is None:
+                    raise Skip(f"{name} does not exist at opset {self.opset}")
+                for key in attrs:
+                    if key not in found[0]:
+                        raise Skip(f"{name} has no attribute {key!r} at opset {self.opset}")
+                raise Skip(f"{name} takes at most {found[1]} inputs at opset {self.opset}")
         tensors = [self._tensor(name, slot, value, operands) for slot, value in enumerate(operands)]
         called = self._editor.fresh(self._stem(name))
         made = [new_variable(self._editor.fresh(f"{called}_out")) for _ in range(outputs)]

@@ -90,6 +90,13 @@ def schema(op: str, opset: int, domain: str = "") -> onnx.defs.OpSchema | None:
 
 
 @cache
+def room(op: str, opset: int) -> tuple[frozenset[str], int] | None:
+    """(attributes, most inputs) of an operator of ONNX at this opset, None if there is none: schemas are slow."""
+    found = schema(op, opset)
+    return None if found is None else (frozenset(found.attributes), found.max_input)
+
+
+@cache
 def _schema_default(op: str, opset: int, domain: str, name: str) -> Any:
     found = schema(op, opset, domain)
     if found is None or name not in found.attributes:

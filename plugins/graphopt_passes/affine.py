@@ -85,16 +85,20 @@ def numbers(c: Value) -> Array:
     if values is None or not dtypes.is_float(values.dtype):
         raise graphopt.Skip("the constant holds no floats")
     wide = values.astype(np.float64).reshape(-1)
-    if not np.isfinite(wide).all():
+    if not _are_finite(wide):
         raise graphopt.Skip("the constant is not finite")
     return wide
+
+
+def _are_finite(values: Array) -> bool:
+    return bool(np.logical_and.reduce(np.isfinite(values), axis=None))  # `.all()` is written in Python
 
 
 def reciprocal(c: Array) -> Array:
     """1 / c. Raises Skip where it overflows."""
     with np.errstate(all="ignore"):
         result = 1.0 / c
-    if not np.isfinite(result).all():
+    if not _are_finite(result):
         raise graphopt.Skip("division by zero")
     return result
 
@@ -185,7 +189,7 @@ def rounded(exact: Array, dtype: Any, *, watch: bool = False) -> Array:
     """float64 numbers in `dtype`. Raises Skip where they overflow or, under `watch`, underflow so that it shows."""
     with np.errstate(over="ignore"):
         result = exact.astype(dtype)
-    if not np.isfinite(result).all():
+    if not _are_finite(result):
         raise graphopt.Skip(f"a folded value is not finite in {np.dtype(dtype).name}")
     if watch:
         axes = tuple(range(1, exact.ndim))

@@ -110,7 +110,7 @@ class _Evaluation:
             if shape is None or dtype is None or (len(shape) < 2 and dtype in WHOLE) or self.edit.is_result(tensor):
                 return False
             for dim in shape:
-                if not isinstance(dim, int) and not shapes.same_dim(dim, dim):
+                if not isinstance(dim, int) and (dim is None or shapes.is_placeholder(dim)):
                     return False
         return True
 

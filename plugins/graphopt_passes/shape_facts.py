@@ -55,12 +55,14 @@ class Facts:
 
     def dims(self, tensor: gs.Tensor) -> tuple[Element, ...] | None:
         """The sizes of a tensor; None for an unknown rank."""
-        known = self._dims.get(self._id(tensor))
+        known = self._dims.get(id(tensor))
         if known is None:
             shape = self._declared(tensor)
             if shape is None:
                 return None
-            known = tuple(self.numbers.dim(tensor, axis, dim) for axis, dim in enumerate(shape))
+            known = shape if shapes.is_static(shape) else tuple(
+                self.numbers.dim(tensor, axis, dim) for axis, dim in enumerate(shape)
+            )  # fmt: skip
             self._dims[self._id(tensor)] = known
         return known
 
@@ -69,9 +71,10 @@ class Facts:
 
     def vector(self, tensor: gs.Tensor) -> Vector | None:
         """The elements of a small integer vector or scalar; None if nothing is known of them."""
-        if self._id(tensor) not in self._vectors:
+        mark = id(tensor)
+        if mark not in self._vectors:
             self._vectors[self._id(tensor)] = _read(tensor)
-        return self._vectors[self._id(tensor)]
+        return self._vectors[mark]
 
     def integers(self, tensor: gs.Tensor | None) -> list[int] | None:
         """The elements where all are known."""
@@ -95,7 +98,7 @@ class Facts:
     def _learn_dims(self, node: gs.Node, opset: int) -> None:
         for number, output in enumerate(node.outputs):
             shape = self._declared(output)
-            if shape is not None and all(isinstance(dim, int) or shapes.same_dim(dim, dim) for dim in shape):
+            if shape is not None and None not in shape and not any(map(shapes.is_placeholder, shape)):
                 continue  # what is declared as a number or by name stays, whatever the operator tells
             try:
                 found = self._infer(node, number, opset)
