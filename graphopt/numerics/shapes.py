@@ -88,11 +88,17 @@ def misfit(port: Port, shape: Dims) -> str:
     if port.dims is None:
         return ""
     if len(port.dims) != len(shape):
-        return f"its rank is {len(port.dims)}, not {len(shape)}"
+        more = ": add the batch dimension" if len(shape) == len(port.dims) - 1 and _fits(port.dims, (1, *shape)) else ""
+        return f"its rank is {len(port.dims)}, not {len(shape)}{more}"
     for axis, (dim, size) in enumerate(zip(port.dims, shape, strict=True)):
         if isinstance(dim, int) and dim != size:
-            return f"dimension {axis} is {dim}, not {size}"
+            last = len(shape) > 2 and _fits(port.dims, (shape[0], shape[-1], *shape[1:-1]))
+            return f"dimension {axis} is {dim}, not {size}" + (": its channels come first" if last else "")
     return ""
+
+
+def _fits(dims: Sequence[Dim], shape: Dims) -> bool:
+    return all(not isinstance(dim, int) or dim == size for dim, size in zip(dims, shape, strict=True))
 
 
 def _assign(port: Port, sizes: _Sizes, symbols: dict[str, int]) -> Dims:

@@ -43,6 +43,17 @@ def quantizable(backend: str, version: str, quantized: str) -> frozenset[str]:
     return found
 
 
+def alternatives(backend: str, version: str, quantized: str, op: str) -> str:
+    """'; fp8 does, int8 from 1.7 on': where else the operator builds in 8 bits; '' where nowhere."""
+    words = {"int8": "int8", "float8e4m3fn": "fp8"}
+    found = [f"{word} does" for kind, word in words.items()
+             if kind != quantized and op in quantizable(backend, version, kind)]  # fmt: skip
+    later = [since for name, since, table in BUILDS
+             if name == backend and since > _numbers(version) and op in table.get(quantized, frozenset())]  # fmt: skip
+    found += [f"{quantized} from {since[0]}.{since[1]} on (--target-version)" for since in later[:1]]
+    return f"; {', '.join(found)}" if found else ""
+
+
 def loses(backend: str, version: str, gpu: str) -> bool:
     """Whether 8 bits are known to be slower than float16 on this GPU."""
     return any(backend == name and _numbers(version) < since and gpu.startswith(one) for name, since, one in SLOWER)

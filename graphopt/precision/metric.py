@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 
 from graphopt.errors import UsageError
 from graphopt.numerics.difference import Array, Value
+
+from .foreign import function_of
 
 BUDGET: Mapping[str, float] = {
     "fp16": 1e-2, "bf16": 5e-2, "fp8": 0.1, "int8": 0.1, "int4": 0.2, "auto": 1e-2, "tf32": 2e-3, "fp32": 1e-5,
@@ -71,7 +72,7 @@ def metric(name: str) -> Metric:
         raise UsageError(f"there is no metric {name!r}", where="--metric",
                          hint=f"choose {', '.join(METRICS)}, or MODULE:FUNCTION of (expected, actual)")  # fmt: skip
     try:
-        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+        return function_of(module, function)  # type: ignore[no-any-return]
     except Exception as error:  # whatever the user's module raises on import
         raise UsageError(f"{name}: {type(error).__name__}: {error}", where="--metric") from error
 

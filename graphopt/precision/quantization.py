@@ -13,7 +13,7 @@ from graphopt.numerics.execute import ExecutionError, Runner
 from graphopt.numerics.rounding import NoRounding
 
 from .calibrate import calibrate
-from .capability import SUMS_BEFORE_SCALES, quantizable
+from .capability import SUMS_BEFORE_SCALES, alternatives, quantizable
 from .cost import Cost
 from .observe import Feeds
 from .places import Place, places, quantize_plan, residuals
@@ -71,6 +71,7 @@ def prepare(
     found = [place for place in found if not keep(place.node)]
     notes = [
         f"{quantized} {op} does not build on {backend} {version}: {count} of them stay in float16"
+        + alternatives(backend, version, quantized, op)
         for op, count in sorted(missing.items())
     ]
     scales: dict[str, float] = {}

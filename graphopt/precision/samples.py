@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +19,10 @@ from graphopt.numerics.ports import Port, input_ports
 from graphopt.numerics.ranges import read_inputs
 from graphopt.numerics.shapes import sample_shapes
 
+from .foreign import function_of
 from .observe import Feeds
 
-_HINT = "give an .npz file, a folder of them, or MODULE:FUNCTION that yields {input name: array}"
+_HINT = "give an .npz file, a folder of them, or MODULE:FUNCTION (FILE.py:FUNCTION) that yields {input name: array}"
 
 
 class Samples:
@@ -37,18 +36,44 @@ class Samples:
         self.where = "--calib"
         self._make = self._opened(source)
         self.count = 0
+        self._range: dict[str, tuple[float, float]] = {}
         for feeds in self:
             for name, value in feeds.items():
                 _check(name, np.asarray(value), f"{self.where}, sample {self.count}")
             self.count += 1
+            self._look(feeds)
         if not self.count:
-            raise UsageError("there is no sample in it", where=self.where, hint=_HINT)
+            raise UsageError("there is no sample in it", where=self.where, hint=self._what_is_there() or _HINT)
 
     def __iter__(self) -> Iterator[Feeds]:
         return self._make()
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def notes(self) -> list[str]:
+        """What is allowed, and is hardly meant."""
+        flat = [name for name, (low, high) in self._range.items() if low == high]
+        return [f"input {name!r} is {self._range[name][0]:g} everywhere in all samples: are these real ones?"
+                for name in flat]  # fmt: skip
+
+    def _look(self, feeds: Feeds) -> None:
+        for name, value in feeds.items():
+            array = np.asarray(value)
+            if array.dtype.kind == "f" and array.size > 1:
+                low, high = self._range.get(name, (np.inf, -np.inf))
+                self._range[name] = (min(low, float(array.min())), max(high, float(array.max())))
+
+    def _what_is_there(self) -> str:
+        folder = Path(self.where.removeprefix("--calib "))
+        names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+        if not names:
+            return ""
+        fix = (
+            "write each sample with numpy.savez(file, **{input name: array}), or give FILE.py:FUNCTION that reads them"
+        )
+        return f"no file in the folder is an .npz ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}): {fix}"
 
     def _opened(self, source: Any) -> Callable[[], Iterator[Feeds]]:
         if not isinstance(source, (str, os.PathLike)):
@@ -94,21 +119,16 @@ def _check(name: str, array: np.ndarray[Any, Any], where: str) -> None:
 
 def _function(module: str, name: str, where: str) -> Callable[[], Iterable[Any]]:
     try:
-        if module.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"graphopt_calib_{Path(module).stem}", module)
-            if spec is None or spec.loader is None or not Path(module).is_file():
-                raise UsageError(f"no such file: {module}", where=where, hint=_HINT)
-            found = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(found)
-        else:
-            found = importlib.import_module(module)
-        return getattr(found, name)  # type: ignore[no-any-return]
-    except UsageError:
-        raise
+        found = function_of(module, name)
+    except FileNotFoundError as error:
+        raise UsageError(str(error), where=where, hint=_HINT) from error
     except AttributeError as error:
         raise UsageError(f"{module} has no {name}", where=where) from error
     except Exception as error:  # whatever the user's module raises on import
         raise UsageError(f"it cannot be imported: {type(error).__name__}: {error}", where=where, hint=_HINT) from error
+    if not callable(found):
+        raise UsageError(f"it is of type {type(found).__name__}, not a function", where=where, hint=_HINT)
+    return found  # type: ignore[no-any-return]
 
 
 def _called(function: Callable[[], Iterable[Any]], where: str) -> Iterator[Any]:

@@ -175,6 +175,8 @@ def lower(
     ):
         tell("precision: samples", 0, 0)
         feeds, notes = _samples(graph, request, inputs, shapes, runner, Path(folder))
+        if isinstance(request.calib, Samples):
+            notes += request.calib.notes
         trials = None
         try:
             wanted = feeds and request.judge

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -97,3 +99,41 @@ def test_a_value_that_the_model_refuses_names_its_sample():
     calib = [{"i": np.arange(3)}, {"i": np.array([7, 0, 0])}]
     with pytest.raises(UsageError, match=r"refuses sample 1.*must be within"):
         lower(graph, Request("int8", calib=calib, samples=1), Target(version="1.7.1"))
+
+
+PLAIN = model("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    """An installed command does not have it on its path."""
+    (tmp_path / "samples_of_mine.py").write_text(
+        "import numpy as np\ndef some():\n    yield {'x': np.ones((2, 4), np.float32)}\nconstant = 5\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    assert len(Samples("samples_of_mine:some", PLAIN)) == 1
+    assert len(Samples("samples_of_mine.py:some", PLAIN)) == 1
+    with pytest.raises(UsageError, match="it is of type int, not a function"):
+        Samples("samples_of_mine:constant", PLAIN)
+
+
+def test_a_folder_of_other_files_is_told_by_what_is_in_it(tmp_path):
+    np.save(tmp_path / "first.npy", np.ones(3))
+    with pytest.raises(UsageError) as told:
+        Samples(tmp_path, PLAIN)
+    assert "first.npy" in str(told.value.hint)
+    assert "numpy.savez" in str(told.value.hint)
+
+
+def test_samples_of_one_value_are_noted():
+    flat = {"x": np.zeros((2, 4), np.float32)}
+    assert Samples([flat, flat], PLAIN).notes == ["input 'x' is 0 everywhere in all samples: are these real ones?"]
+    assert not Samples([flat, {"x": np.ones((2, 4), np.float32)}], PLAIN).notes
+
+
+def test_a_layout_that_is_turned_round_is_named():
+    source = model("g (float[N,3,4,5] x) => (float[N,3,4,5] y) { y = Relu(x) }")
+    with pytest.raises(UsageError, match="its channels come first"):
+        Samples([{"x": np.ones((1, 4, 5, 3), np.float32)}], source)
+    with pytest.raises(UsageError, match="add the batch dimension"):
+        Samples([{"x": np.ones((3, 4, 5), np.float32)}], source)
