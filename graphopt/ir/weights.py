@@ -112,7 +112,8 @@ class ProtoValues(LazyValues):  # type: ignore[misc]
                 array = np.frombuffer(data, self.dtype).reshape(self.shape)  # what to_array does, ten times as slowly
             else:
                 array = numpy_helper.to_array(self.tensor)
-            array.flags.writeable = False
+            if array.flags.writeable:
+                array.flags.writeable = False
             if array.nbytes > KEEP_BYTES:
                 return array
             self._array = array
