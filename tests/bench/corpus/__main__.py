@@ -12,7 +12,10 @@ from pathlib import Path
 
 from . import packaged, store
 
-GENERATORS = ("synthetic", "hand_written", "timm_nets", "language", "plain", "wider", "keras_nets", "light", "derived")
+GENERATORS = (
+    "synthetic", "hand_written", "timm_nets", "language", "plain", "wider", "further", "clouds", "keras_nets", "light",
+    "derived",
+)  # fmt: skip
 
 
 def main() -> int:

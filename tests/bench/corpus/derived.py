@@ -20,8 +20,8 @@ def _source(path: Path, name: str) -> tuple[Path, Feeds]:
     return source, dict(np.load(source.with_suffix(".npz")))
 
 
-def static(name: str, **options: Any) -> Callable[[Path], Feeds]:
-    """QDQ by onnxruntime's static quantization, calibrated on the network's own input."""
+def static(name: str, form: str = "QDQ", **options: Any) -> Callable[[Path], Feeds]:
+    """By onnxruntime's static quantization, calibrated on the network's own input; form: QDQ or QOperator."""
 
     def write(path: Path) -> Feeds:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
@@ -39,7 +39,7 @@ def static(name: str, **options: Any) -> Callable[[Path], Feeds]:
         ready = path.with_suffix(".ready")
         try:
             quant_pre_process(source, ready, skip_symbolic_shape=True)
-            quantize_static(ready, path, Reader(), quant_format=QuantFormat.QDQ, **options)
+            quantize_static(ready, path, Reader(), quant_format=QuantFormat[form], **options)
         finally:
             ready.unlink(missing_ok=True)
         return feeds
@@ -110,6 +110,16 @@ QDQ, CAST = "onnxruntime quantization", "onnxconverter-common"
 add("resnet18-qdq", "CNN, QDQ", QDQ, static("resnet18-ts13-dyn"))
 add("regnety-qdq-channel", "CNN, QDQ", QDQ, static("regnety-ts17-dyn", per_channel=True))
 add("rapidocr-cls-qdq", "OCR, QDQ", QDQ, static("rapidocr-cls"))
+for source in (
+    "mobilenetv2-ts11-dyn",
+    "mobilenetv3-ts17-dyn",
+    "light-squeezenet",
+    "unet-resize-ts17-dyn",
+    "vit-ts17-dyn",
+):
+    name = source.removesuffix("-dyn").rsplit("-ts", 1)[0]
+    per_channel = name.startswith("mobilenet")
+    add(f"{name}-qop", "quantized, operators of onnxruntime", QDQ, static(source, "QOperator", per_channel=per_channel))
 add("vit-qdq", "ViT, QDQ", QDQ, static("vit-ts17-dyn", op_types_to_quantize=["MatMul", "Gemm", "Conv"]))
 add("bert-qdq", "BERT, QDQ", QDQ, static("bert-ts17-dyn", op_types_to_quantize=["MatMul", "Gemm"]))
 add("bert-dynamic-int8", "BERT, dynamic int8", QDQ, dynamic("bert-ts13-dyn"))
