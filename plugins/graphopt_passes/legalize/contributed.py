@@ -110,7 +110,7 @@ HANDLERS = {
 }
 
 
-@graphopt.pass_("canonicalize", ops=tuple(HANDLERS))
+@graphopt.pass_("legalize", ops=tuple(HANDLERS))
 def spell_contributed(graph: gs.Graph, target: Target, model: Model) -> int:
     """QLinear f(x, ...) = Q(f(DQ(x), ...)) for onnxruntime's Add, Mul, Sigmoid, LeakyRelu, pools, Concat, Softmax.
 
