@@ -40,7 +40,7 @@ class FuseGroupNorm(graphopt.Rule):
         return op.Reshape(normal, last, allowzero=v, label=y)
 
     def check(
-        self, op: Any, x: Value, first: Value, last: Value, s: Value, parted: Value, y: Value, u: int
+        self, op: Any, x: Value, first: Value, last: Value, s: Value, b: Value, parted: Value, y: Value, u: int
     ) -> str | None:
         shape, between = x.shape, parted.shape
         if op.opset < 21:
@@ -52,6 +52,8 @@ class FuseGroupNorm(graphopt.Rule):
         channels, count = shape[1], between[1]
         if not isinstance(channels, int) or not isinstance(count, int) or not count or channels % count:
             return "channels or groups are unknown, or do not fit"
+        if s.shape != (count,) or b.shape != (count,):
+            return "scale or bias is no vector of the groups"
         copied = first.const is not None and first.const.size and first.const.reshape(-1)[0] == 0 and not u
         if not copied and not shapes.same_dim(shape[0], between[0]):
             return "the first dimension may not stay"
@@ -82,7 +84,9 @@ class _AfterGroupNorm(graphopt.Rule):
     def group(self, op: Any, x: Any, s: Any, b: Any, rest: Any) -> Any:
         return op.GroupNormalization(x, op.Const(s), op.Const(b), attrs=rest)
 
-    def check(self, op: Any) -> str | None:
+    def check(self, op: Any, s: Value, b: Value) -> str | None:
+        if s.rank != 1 or s.shape != b.shape:
+            return "scale or bias is no vector of the channels"
         return "scale and bias are per group before opset 21" if op.opset < 21 else None
 
     def with_map(self, op: Any, x: Value, s: Value, b: Value, rest: dict[str, Any], then: Affine) -> Any:
