@@ -11,7 +11,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from graphopt.errors import UsageError
 from graphopt.ir import dtypes
 from graphopt.ir.edits import Editor
-from graphopt.ir.graph import extras, new_constant, new_variable
+from graphopt.ir.graph import extras, inherit, new_constant, new_variable
 from graphopt.ir.weights import Array, read, stored_bytes
 
 from .plan import LARGEST, Entry, Plan, named
@@ -182,8 +182,14 @@ class Quantizer:
 
     def _insert(self, op: str, ins: list[gs.Tensor], out: gs.Tensor, attrs: dict[str, Any], at: gs.Node) -> None:
         node = self.edit.insert(op, ins, attrs, at=at, outputs=[out], name=f"{op}_{out.name}")
-        extras(node).rules = ("precision",)
+        mark(node, ins[0].inputs[0] if ins[0].inputs else at)
         self.count += 1
+
+
+def mark(node: gs.Node, beside: gs.Node) -> None:
+    """Lineage: a cast stands for nothing of the source, but it is known next to what it was put, and by whom."""
+    inherit(node, [beside])
+    extras(node).rules = ("precision",)
 
 
 def _reads(entry: Entry, node: gs.Node) -> bool:

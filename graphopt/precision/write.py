@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from graphopt.errors import UsageError, nearest
 from graphopt.ir import dtypes
 from graphopt.ir.edits import Editor
-from graphopt.ir.graph import extras, new_constant, new_variable, scopes
+from graphopt.ir.graph import new_constant, new_variable, scopes
 from graphopt.ir.infer import Custom
 from graphopt.ir.weights import read
 from graphopt.layers.layer import Layer
@@ -21,11 +21,9 @@ from graphopt.layers.layer import Layer
 from .constants import Converted, largest_for
 from .flow import is_single, is_unsure, ports, sealed_scopes
 from .plan import Plan, named
-from .quantized import Quantizer
+from .quantized import Quantizer, mark
 from .slots import CONTROL, Slots, slots
 from .types import know_types
-
-RULE = "precision"
 
 
 @dataclass(frozen=True)
@@ -191,8 +189,7 @@ class _Writer:
     def _insert(self, source: gs.Tensor, made: gs.Tensor, at: gs.Node) -> None:
         attrs = {"to": dtypes.to_onnx(dtypes.of(made))}
         node = self.edit.insert("Cast", [source], attrs, at=at, outputs=[made], name=f"cast_{made.name}")
-        parents = [source.inputs[0]] if source.inputs else [at]
-        _mark(node, parents)
+        mark(node, source.inputs[0] if source.inputs else at)
         self.count += 1
 
     def _anchor(self, tensor: gs.Tensor, at: gs.Node) -> gs.Node:
@@ -273,13 +270,6 @@ _LOW_KINDS = tuple(np.dtype(dtypes.from_onnx(kind)) for kind in (1, 10, 16))
 def _number(name: str) -> int:
     kinds = onnx.TensorProto
     return {"float32": kinds.FLOAT, "float16": kinds.FLOAT16, "bfloat16": kinds.BFLOAT16}[name]
-
-
-def _mark(node: gs.Node, parents: list[gs.Node]) -> None:
-    """Lineage: a cast stands for nothing of the source, but it is known next to what it was put, and by whom."""
-    entry = extras(node)
-    entry.rules = (RULE,)
-    entry.origin = tuple(parent.name for parent in parents if parent.name)
 
 
 def _attributes(node: gs.Node, dtype: Any) -> None:

@@ -40,7 +40,7 @@ SEARCH = 32.0
 LARGE = 1 << 14
 """Weights of so many elements are made anew."""
 RANDOM = {"resnet50": 8, "vit_s": 8, "bert6": 8, "swin_t": 8, "convnext_t": 8, "mobilenet_v3": 16,
-          "efficientnet_b0": 16, "resnet18": 16}  # fmt: skip
+          "efficientnet_b0": 16, "resnet18": 16, "vit_b": 8, "gpt6": 8}  # fmt: skip
 """Network -> batch."""
 TRAINED = {"rec": (8, 48, 320), "cls": (32, 48, 192), "det": (8, 320, 320)}
 
@@ -94,6 +94,8 @@ def made(name, batch):
     torch.manual_seed(0)
     if name == "bert6":
         return bert(batch)
+    if name == "gpt6":
+        return gpt(batch)
     makers = {
         "resnet18": lambda: torchvision.models.resnet18(weights=None),
         "resnet50": lambda: torchvision.models.resnet50(weights=None),
@@ -101,6 +103,7 @@ def made(name, batch):
         "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(weights=None),
         "swin_t": lambda: torchvision.models.swin_t(weights=None),
         "vit_s": lambda: timm.create_model("vit_small_patch16_224", pretrained=False),
+        "vit_b": lambda: timm.create_model("vit_base_patch16_224", pretrained=False),
         "convnext_t": lambda: timm.create_model("convnext_tiny", pretrained=False),
     }
     module = makers[name]().eval()
@@ -126,6 +129,22 @@ def bert(batch):
 
     ids = torch.randint(0, config.vocab_size, (batch, 128))
     return Bert().eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def gpt(batch):
+    """Six layers of GPT-2 without its table of words and its head."""
+    import torch
+    from transformers import GPT2Config, GPT2Model
+
+    class Gpt(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = GPT2Model(GPT2Config(vocab_size=2000, n_layer=6, attn_implementation="eager", use_cache=False))
+
+        def forward(self, x):
+            return self.inner(inputs_embeds=x).last_hidden_state
+
+    return Gpt().eval(), {"x": torch.randn(batch, 128, 768)}
 
 
 def without_weights(model, path: Path) -> None:

@@ -14,6 +14,7 @@ from graphopt.config import Target
 from graphopt.errors import UsageError, VerificationError
 from graphopt.ir.load import load
 from graphopt.ir.save import to_proto
+from graphopt.manifest import nodes_of
 from graphopt.numerics.execute import Runner, execute
 from graphopt.numerics.rounding import execute_rounded, rounded
 from graphopt.precision.plan import Entry, Plan
@@ -262,3 +263,18 @@ def test_bfloat16_values_are_rounded_to_nearest():
     result, _ = lowered(model(text, weights={"w": values}), "bf16")
     held = onnx.numpy_helper.to_array(result.graph.initializer[0]).astype(np.float32)
     np.testing.assert_array_equal(held, values.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_what_is_written_stands_for_source_nodes(precision):
+    """Casts and quantizing nodes beside a node that a rule made: the report and the profile name what was exported."""
+    text = "g (float[64,64] x) => (float[64,64] y) { a = MatMul(x, w) b = Relu(a) y = Gemm(b, v, z) }"
+    source = model(text, weights={"w": (64, 64), "v": (64, 64), "z": np.zeros(64, np.float32)})
+    for number, node in enumerate(source.graph.node):
+        node.name = f"source_{number}"
+    feeds = {"x": RNG.standard_normal((64, 64)).astype(np.float32)}
+    request = Request(precision, calib=[feeds], max_error=0.1)
+    graph = graphopt.optimize(source, precision=request, inputs=feeds, target=Target("tensorrt_rtx", "1.7.1")).graph
+    assert {"Cast", "QuantizeLinear"} & {node.op for node in graph.nodes}
+    for name, node in nodes_of(graph).items():
+        assert set(node["from"]) <= {"source_0", "source_1", "source_2"}, name
