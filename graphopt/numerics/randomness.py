@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import onnx
@@ -55,7 +56,7 @@ def _is_random(node: onnx.NodeProto, falses: set[str]) -> bool:
 
 
 def _falses(initializers: Iterable[onnx.TensorProto], nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Names of boolean constants that are false."""
+    """Names of boolean constants of one element that are false; of larger ones an outline has no values."""
     constants = [(t.name, t) for t in initializers]
     for node in nodes:
         if node.op_type == "Constant":
@@ -64,6 +65,7 @@ def _falses(initializers: Iterable[onnx.TensorProto], nodes: Iterable[onnx.NodeP
         name
         for name, tensor in constants
         if tensor.data_type == onnx.TensorProto.BOOL
-        and tensor.ByteSize() < 1024
+        and math.prod(tensor.dims) == 1
+        and tensor.data_location != onnx.TensorProto.EXTERNAL
         and not onnx.numpy_helper.to_array(tensor).any()
     }

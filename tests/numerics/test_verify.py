@@ -195,6 +195,13 @@ def test_random_ops_are_found_where_they_hide(body: str, random: set[str]) -> No
     assert {d.name for d in found.outputs if d.reason == "random: shapes only"} == random
 
 
+def test_a_large_mask_is_no_switch_of_a_dropout() -> None:
+    """Its values are not in the outline that is looked through for random operators."""
+    text = "g (float[100, 100] x) => (float[100, 100] y) { z = Neg(x)\n y = Where(m, x, z) }"
+    source = model(text, weights={"m": np.tri(100, dtype=bool)})
+    assert held(source, source).passed
+
+
 def test_random_ops_in_functions_are_found() -> None:
     model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "f" : 1]>
         g (float[4] x) => (float[4] y, float[4] z) { z = Neg(x)
