@@ -13,6 +13,7 @@ from graphopt.numerics.difference import Array
 from graphopt.numerics.execute import ChildDied, ExecutionError, Runner
 
 from .observe import Feeds, observe
+from .peaks import peaks
 from .plan import LARGEST
 
 METHODS = ("max", "percentile", "entropy", "mse")
@@ -93,7 +94,7 @@ def _observed(
     runner: Runner,
     progress: Callable[[int, int], None],
 ) -> Iterator[tuple[int, Mapping[str, Array]]]:
-    """observe(), where a sample that the model refuses, such as an index beyond its table, is the user's to mend."""
+    """peaks(), where a sample that the model refuses, such as an index beyond its table, is the user's to mend."""
     reached = -1
 
     def counted() -> Iterator[Feeds]:
@@ -106,7 +107,7 @@ def _observed(
             return counted()
 
     try:
-        yield from observe(graph, tensors, Again(), runner, progress=progress)
+        yield from peaks(graph, tensors, Again(), runner, progress=progress)
     except ChildDied:
         raise
     except ExecutionError as error:

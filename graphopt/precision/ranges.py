@@ -19,7 +19,8 @@ from graphopt.numerics.execute import Runner
 from .constants import PASSES as MASKS
 from .constants import SENTINEL, ends_in_softmax, fit, largest_for, rounded_to
 from .flow import Flow, is_single
-from .observe import Feeds, observe
+from .observe import Feeds
+from .peaks import peaks
 from .plan import LARGEST
 
 HEADROOM = 2.0
@@ -59,7 +60,7 @@ def measured(flow: Flow, samples: Sequence[Feeds], runner: Runner) -> dict[int, 
         for name in fed & feeds.keys():
             found[id(tensors[name])].add(np.asarray(feeds[name]))
     with _clamped(flow):
-        for _, values in observe(flow.graph, inner, samples, runner):
+        for _, values in peaks(flow.graph, inner, samples, runner):
             for name, value in values.items():
                 found[id(tensors[name])].add(value)
     return found
