@@ -26,10 +26,11 @@ _SMALLEST = 1e-4
 
 @graphopt.pass_("simplify", ops=["Gemm"])
 def unflatten_products(graph: gs.Graph, target: Target, model: Model) -> int:
-    """Reshape(Gemm(Reshape(x, (-1, k)), w, b), (..., n)) = MatMul(x, w) + b for x of shape (..., k).
+    """Reshape(Gemm(Reshape(x, (-1, k)), w, b), (..., n)) = MatMul(x', w) + b, x' = x for x of shape (..., k).
 
-    Not where the leading dimensions of the result are not proved to be those of x, where something else reads the
-    product, with alpha, beta or transA, and not for a b with rows.
+    Else x' = Reshape(x, (..., k)), where all unknown dimensions of the result are those of x at their place, or there
+    is but one, none is zero, and, with b, nothing else reads the flat x. Not where something else reads the product,
+    with alpha, beta or transA, for a b with rows, and for results of fewer than three dimensions.
     """
     edit = model.editor
     changes = 0
@@ -42,13 +43,17 @@ def unflatten_products(graph: gs.Graph, target: Target, model: Model) -> int:
         flat = gemm.inputs[0].inputs[0] if gemm.inputs[0].inputs else None
         if flat is None or flat.op != "Reshape" or not is_standard(flat):
             continue
-        right = _right_side(gemm, shapes.of(flat.inputs[0]), shapes.of(node.outputs[0]), edit)
-        if right is None:
+        lead = _leading(gemm, flat, shapes.of(node.outputs[0]), edit)
+        right = None if lead is None else _right_side(gemm, edit)
+        if lead is None or right is None:
             continue
-        product = edit.insert("MatMul", [flat.inputs[0], right], at=node)
-        made = [product]
+        made = []
+        if lead:
+            wanted = edit.constant(np.array(lead, np.int64), "shape")
+            made.append(edit.insert("Reshape", [flat.inputs[0], wanted], at=node))
+        made.append(edit.insert("MatMul", [made[-1].outputs[0] if made else flat.inputs[0], right], at=node))
         if len(gemm.inputs) > 2 and gemm.inputs[2].name:
-            made.append(edit.insert("Add", [product.outputs[0], gemm.inputs[2]], at=node))
+            made.append(edit.insert("Add", [made[-1].outputs[0], gemm.inputs[2]], at=node))
         for new in made:
             inherit(new, [node, gemm, flat], "unflatten-products")
             model.inference.node(new, model.imports(node))
@@ -58,23 +63,35 @@ def unflatten_products(graph: gs.Graph, target: Target, model: Model) -> int:
     return changes
 
 
-def _right_side(gemm: gs.Node, before: shapes.Shape, after: shapes.Shape, edit: Editor) -> gs.Tensor | None:
-    """The constant matrix w, the way round that MatMul wants it; None where the three nodes are no MatMul."""
+def _leading(gemm: gs.Node, flat: gs.Node, after: shapes.Shape, edit: Editor) -> list[int] | None:
+    """The shape that x has to be given, nothing where it has it; None where the three nodes are no MatMul."""
     if any(gemm.attrs.get(name, 1.0) != 1.0 for name in ("alpha", "beta")) or gemm.attrs.get("transA", 0):
         return None
-    weights = constant_of(gemm.inputs[1])
+    matrix = shapes.of(gemm.inputs[1])
     bias = gemm.inputs[2] if len(gemm.inputs) > 2 and gemm.inputs[2].name else None
-    shape = shapes.of(weights) if weights is not None else None
-    if weights is None or shape is None or before is None or after is None or len(before) != len(after):
+    if matrix is None or after is None or len(after) < 3:
         return None
-    turned = gemm.attrs.get("transB", 0)
-    inner, columns = (shape[1], shape[0]) if turned else shape
-    if len(before) < 3 or before[-1] != inner or after[-1] != columns or not shapes.same(before[:-1], after[:-1]):
+    inner, columns = matrix[::-1] if gemm.attrs.get("transB", 0) else matrix
+    if after[-1] != columns or (bias is not None and not shapes.expands(shapes.of(bias), (columns,))):
         return None
-    if bias is not None and not shapes.expands(shapes.of(bias), (columns,)):
+    before = shapes.of(flat.inputs[0])
+    if before is not None and before[-1:] == (inner,) and shapes.same(before[:-1], after[:-1]):
+        return []
+    wanted = [*after[:-1], inner]
+    if 0 in (*wanted, columns) or (bias is not None and edit.use_count(flat.outputs[0]) > 1):
         return None
-    if not turned:
-        return gemm.inputs[1]
+    unknown = [n for n, dim in enumerate(wanted) if not isinstance(dim, int)]
+    stay = before is not None and all(n < len(before) and shapes.same_dim(before[n], wanted[n]) for n in unknown)
+    if len(unknown) > 1 and not stay:
+        return None
+    return [dim if isinstance(dim, int) else 0 if stay else -1 for dim in wanted]
+
+
+def _right_side(gemm: gs.Node, edit: Editor) -> gs.Tensor | None:
+    """The constant matrix w, the way round that MatMul wants it."""
+    weights = constant_of(gemm.inputs[1])
+    if weights is None or not gemm.attrs.get("transB", 0):
+        return None if weights is None else gemm.inputs[1]
     if nbytes(weights) > _TURNED_BYTES:
         return None
     array = Value(weights).const

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from graphopt_passes.dense import FoldMatmulMul
 from graphopt_passes.flat_products import move_scale_to_weights, unflatten_products
@@ -54,26 +55,65 @@ class TestFlatGemm:
             text(f"a = Reshape(x, flat) c = {gemm} y = Reshape(c, back)", head, "float[8,1,6] y", back=back),
         )
 
-    def test_the_leading_dimensions_change(self):
-        assert_unchanged(
+    def test_heads_are_joined_and_rows_parted_at_once(self):
+        """As attention ends in exports of Conv1D: (batch, rows, heads, width) to (batch * rows, k) and back."""
+        check_rule(
             unflatten_products,
             text(
                 "a = Reshape(x, flat) c = Gemm(a, w, b) y = Reshape(c, back)",
-                "float[2,5,8] x",
-                "float[5,2,6] y",
-                back=np.array([5, 2, 6]),
+                "float[2,5,4,2] x",
+                "float[2,5,6] y",
+                back=np.array([2, 5, 6]),
+            ),
+            text(
+                "a = Reshape(x, joined) m = MatMul(a, w) y = Add(m, b)",
+                "float[2,5,4,2] x",
+                "float[2,5,6] y",
+                joined=np.array([2, 5, 8]),
             ),
         )
 
-    def test_the_leading_dimensions_are_not_known(self):
-        assert_unchanged(
+    @pytest.mark.parametrize(
+        ("back", "result"), [([5, 2, 6], "5,2,6"), ([3, -1, 6], "3,Q,6"), ([5, 1, 2, 6], "5,1,2,6")]
+    )
+    def test_the_leading_dimensions_change(self, back: list[int], result: str):
+        head = "float[3,S,8] x" if "Q" in result else "float[2,5,8] x"
+        after = check_rule(
             unflatten_products,
-            text(
-                "a = Reshape(x, flat) c = Gemm(a, w, b) y = Reshape(c, back)",
-                result="float[P,Q,6] y",
-                back=np.array([3, -1, 6]),
-            ),
-        )
+            text("a = Reshape(x, flat) c = Gemm(a, w) y = Reshape(c, back)", head, f"float[{result}] y",
+                 back=np.array(back)),
+        )  # fmt: skip
+        assert [node.op_type for node in after.graph.node][-2:] == ["Reshape", "MatMul"]
+
+    @pytest.mark.parametrize(
+        ("head", "back", "result"),
+        [
+            ("float[B,S,8] x", [2, -1, 6], "P,Q,6"),
+            ("float[0,5,8] x", [5, 0, 6], "5,0,6"),
+            ("float[2,5,8] x", [10, 6], "10,6"),
+        ],
+    )
+    def test_what_is_not_known_or_empty_or_flat_stays(self, head: str, back: list[int], result: str):
+        more = {"back": np.array(back)}
+        flow = "a = Reshape(x, flat) c = Gemm(a, w) y = Reshape(c, back)"
+        if "P" in result:
+            flow, head = flow.replace("back", "shape"), f"{head}, int64[3] shape"
+        elif 0 in back:
+            flow = flow.replace("Reshape(c", "Reshape<allowzero=1>(c")
+        assert_unchanged(unflatten_products, text(flow, head, f"float[{result}] y", **more))
+
+    def test_unknown_dimensions_that_stay_are_copied(self):
+        sizes = "s = Shape<end=2>(x) shape = Concat<axis=0>(s, six)"
+        flow = f"{sizes} a = Reshape(x, flat) c = Gemm(a, w, b) y = Reshape(c, shape)"
+        after = check_rule(unflatten_products, text(flow, "float[B,S,4,2] x", "float[B,S,6] y", six=np.array([6])))
+        assert [node.op_type for node in after.graph.node][-3:] == ["Reshape", "MatMul", "Add"]
+        shape = next(one for one in after.graph.initializer if one.name in after.graph.node[-3].input)
+        assert list(onnx.numpy_helper.to_array(shape)) == [0, 0, 8]
+
+    def test_a_flat_operand_that_others_read_is_not_made_anew_beside_a_bias(self):
+        flow = "a = Reshape(x, flat) c = Gemm(a, w, b) y = Reshape(c, back) z = Neg(a)"
+        args = "float[2,5,4,2] x", "float[2,5,6] y, float[10,8] z"
+        assert_unchanged(unflatten_products, text(flow, *args, back=np.array([2, 5, 6])))
 
     def test_a_bias_with_rows(self):
         assert_unchanged(

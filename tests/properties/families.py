@@ -148,8 +148,9 @@ def shared_weights(rng: Random) -> onnx.ModelProto:
 def flattened(rng: Random) -> onnx.ModelProto:
     a, b, k, n = (rng.randint(1, 4) for _ in range(4))
     bias = ", b" if rng.random() < 0.7 else ""
+    x = rng.choice((f"{a},{b},{k}", f"{b},{a},{k}", f"{a},{b},1,{k}", f"{a},{b},{k},1"))
     return model(
-        f"g (float[{a},{b},{k}] x) => (float[{a},{b},{n}] z) {{ r = Reshape(x, s) m = Gemm(r, w{bias}) z = Reshape(m, t) }}",
+        f"g (float[{x}] x) => (float[{a},{b},{n}] z) {{ r = Reshape(x, s) m = Gemm(r, w{bias}) z = Reshape(m, t) }}",
         weights={"s": np.array([-1, k]), "t": np.array([a, b, n]), "w": numbers(rng, k, n), "b": numbers(rng, n)},
         opset=opset(rng),
     )
