@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import onnx
 import pytest
 from graphopt_passes.chains import Chain, Stuck
 from graphopt_passes.movement_chains import shorten_movements
@@ -52,9 +51,7 @@ class TestRows:
                 {"uvw"[turn]} = Reshape(t{turn}, q{turn}) """
             side //= 2
         source = model(f"g (float[N,16,16,3] x) => (float[M,2,2,3] y) {{ {body} y = Neg(w) }}")
-        result = check_rule(shorten_movements, source)
-        shapes = onnx.shape_inference.infer_shapes(result).graph.value_info
-        assert max(len(one.type.tensor_type.shape.dim) for one in shapes) <= 8
+        assert_unchanged(shorten_movements, source)
 
     def test_there_and_back_is_nothing(self):
         check_rule(
