@@ -1,4 +1,4 @@
-"""Graphs around Einsum."""
+"""Graphs around Einsum, and around Gather of one place."""
 
 from __future__ import annotations
 
@@ -61,3 +61,16 @@ def multiplies(rng: Random) -> onnx.ModelProto:
 @family("mat-mul-instead-of-einsum")
 def products(rng: Random) -> onnx.ModelProto:
     return _einsum(rng, ("bij,bjk->bik", "ij,jk->ik", "jk,ij->ik", "bcij,bcjk->bcik", "bij,bkj->bik", "bij,jk->bik"))
+
+
+@family("gather-before-transpose")
+def last_steps(rng: Random) -> onnx.ModelProto:
+    perm = rng.choice(([1, 0, 2], [1, 2, 0], [0, 2, 1], [2, 1, 0], [2, 0, 1]))
+    shape = [rng.randint(1, 3) for _ in range(3)]
+    axis = rng.randrange(-3, 3)
+    places = rng.choice(("int64 i = {-1}", "int64 i = {0}", "int64[1] i = {0}"))
+    return model(
+        f"""g (float{shape} x) => (z, u) <{places}> {{ t = Transpose <perm = {perm}> (x)
+        y = Gather <axis = {axis}> (t, i) z = Neg(y) u = {rng.choice(("Neg(t)", "Neg(x)"))} }}""",
+        opset=opset(rng),
+    )
