@@ -9,7 +9,7 @@ from graphopt.rewrite.value import Value
 
 
 class GatherBeforeTranspose(graphopt.Rule):
-    """Gather(Transpose(x, p), i, axis) = Gather(x, i, p[axis]) for one place i, where the other axes keep their order."""
+    """Gather(Transpose(x, p), i, axis) = Gather(x, i, p[axis]) for one place i; the other axes keep their order."""
 
     shared_inner = True
 
