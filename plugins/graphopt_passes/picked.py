@@ -16,7 +16,9 @@ class GatherBeforeTranspose(graphopt.Rule):
     def pattern(self, op: Any, x: Any, i: Any, p: Any, axis: Any) -> Any:
         return op.Gather(op.Transpose(x, perm=p), i, axis=axis)
 
-    def check(self, op: Any, i: Value, p: list[int], axis: int) -> str | None:
+    def check(self, op: Any, i: Value, p: list[int] | None, axis: int) -> str | None:
+        if p is None:
+            return "it turns all axes around, and the rank is unknown"
         if i.rank != 0:
             return "it picks several places, or nobody knows how many"
         if not -len(p) <= axis < len(p):

@@ -41,3 +41,11 @@ def test_a_place_that_is_computed_and_a_transpose_that_others_read():
 def test_others_stay(body):
     text = f"g (float[2,3,4] x) => (int64 y) <int64 i = {{1}}, int64[2] several = {{0, 1}}> {{ {body} y = Size(u) }}"
     assert_unchanged(GatherBeforeTranspose(), text)
+
+
+def test_a_transpose_of_unknown_rank_stays():
+    text = """<ir_version: 10, opset_import: ["" : 17, "l" : 1]>
+        g (float[2,3] x) => (float[3] y) { y = l.F(x) }
+        <domain: "l", opset_import: ["" : 17]>
+        F (x) => (y) { i = Constant<value_int = 0>() t = Transpose(x) y = Gather<axis = 1>(t, i) }"""
+    assert_unchanged(GatherBeforeTranspose(), text)
