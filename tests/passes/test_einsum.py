@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt_passes import einsum
+from graphopt_passes import constants, einsum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,3 +133,11 @@ class TestTransposes:
             e = Einsum<equation = "{x}->{last}">(t) y = Transpose<perm = {perm}>(e) }}"""
         source = model(text.replace("=> (y)", f"=> (float[{','.join(str(sizes[last[p]]) for p in perm)}] y)"))
         check_rule(einsum.transposes_into_einsum, source, fires=1, seeds=1)
+
+
+def test_of_empty_constants_is_not_computed():
+    """onnxruntime divides by their sizes, which ends the process."""
+    body = 'e = Einsum<equation = "bij,bkj->bik">(p, q) s = ReduceSum<keepdims = 0>(e, a) z = Add(x, s)'
+    text = f"g (float[1] x) => (float[1] z) {{ {body} }}"
+    weights = {"p": np.zeros((2, 2, 0), np.float32), "q": np.zeros((2, 2, 0), np.float32), "a": np.array([0, 1, 2])}
+    assert_unchanged(constants.fold_constants, model(text, weights=weights))
