@@ -15,6 +15,10 @@ Step = tuple[str, list[int]]
 """("Transpose", perm), ("Reshape", target), ("Unsqueeze", axes) or ("Squeeze", axes)."""
 
 
+MOST_AXES = 8
+"""What a tensor between two steps may have: TensorRT knows no more."""
+
+
 class Stuck(Exception):
     """A step that factors don't describe."""
 
@@ -126,7 +130,7 @@ class Chain:
         ways: list[Callable[[Dims, Dims], list[Dims]]] = [_none, _one, _late, _early, _both]
         for way in ways:
             path = way(before, after)
-            if path and len(path) - 1 <= most:
+            if path and len(path) - 1 <= most and max(map(len, path)) <= max(MOST_AXES, len(before), len(after)):
                 steps = [self._step(a, b, sizes) for a, b in pairwise(path)]
                 if None not in steps:
                     return [step for step in steps if step is not None]

@@ -139,7 +139,9 @@ def _has_references(node: gs.Node) -> bool:
 
 
 def _traps(node: gs.Node) -> bool:
-    """Whether an integer division could trap in native code."""
+    """Whether an integer division could trap in native code, also that by an empty operand's size in Einsum."""
+    if node.op == "Einsum":
+        return not all(shapes.volume(shapes.of(tensor)) for tensor in node.inputs)
     if node.op not in ("Div", "Mod"):
         return False
     divisor = node.inputs[1]

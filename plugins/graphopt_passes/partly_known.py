@@ -64,6 +64,10 @@ class Numbers:
             _, left, right = a.parts
             if same(left, b) or same(right, b):
                 return right if same(left, b) else left
+        if op in ("Div", "Mod") and sizes and isinstance(b, int):
+            whole = self.quotient([a], [b])
+            if whole is not None:
+                return whole if op == "Div" else 0
         made = self.of((op, a, b), is_size=sizes and op != "Sub")
         made.parts = (op, a, b)
         return made

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import graphopt
 from graphopt.config import Target
 from graphopt.ir import shapes
-from graphopt.ir.edits import inherit
+from graphopt.ir.edits import Editor, inherit
 from graphopt.rewrite.spelling import is_standard
 from graphopt.rewrite.value import Value
 from graphopt.rewrite.worklist import Model
@@ -167,7 +167,10 @@ class ReassembleSlices(graphopt.Rule):
 
 @graphopt.pass_("simplify", ops=["Concat"])
 def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
-    """Concat(Concat(x, y), z) = Concat(x, y, z) along one axis, where nothing else reads the inner one."""
+    """Concat(Concat(x, y), z) = Concat(x, y, z) along one axis, where only such Concats read the inner one.
+
+    One that several read is taken apart where all of them stay short: else nested ones could double with every turn.
+    """
     edit = model.editor
     changes = 0
     for node in edit.of("Concat"):
@@ -177,10 +180,10 @@ def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
         inner: list[gs.Node] = []
         for tensor in node.inputs:
             maker = tensor.inputs[0] if tensor.inputs else None
-            nested = maker is not None and maker.op == "Concat" and is_standard(maker) and edit.use_count(tensor) == 1
-            if nested and maker is not None and _same_axis(node, maker) and edit.scope(maker) is edit.scope(node):
+            if maker is not None and maker.op == "Concat" and is_standard(maker) and _goes_on(edit, tensor, maker):
                 operands.extend(maker.inputs)
-                inner.append(maker)
+                if not any(maker is one for one in inner):
+                    inner.append(maker)
             else:
                 operands.append(tensor)
         if inner:
@@ -190,6 +193,25 @@ def merge_concats(graph: gs.Graph, target: Target, model: Model) -> int:
             edit.prune(inner)
             changes += len(inner)
     return changes
+
+
+SHORT = 16
+"""Operands that a Concat may come to have by taking apart one that others read, too."""
+
+
+def _goes_on(edit: Editor, tensor: gs.Tensor, maker: gs.Node) -> bool:
+    """Whether all that reads the Concat's result is few Concats along the same axis."""
+    count = edit.use_count(tensor)
+    if not 0 < count == len(tensor.outputs) <= SHORT:
+        return False
+    for reader in tensor.outputs:
+        if reader.op != "Concat" or not is_standard(reader) or not _same_axis(reader, maker):
+            return False
+        if edit.scope(reader) is not edit.scope(maker):
+            return False
+        if count > 1 and len(reader.inputs) + count * len(maker.inputs) > SHORT:
+            return False
+    return True
 
 
 def _same_axis(a: gs.Node, b: gs.Node) -> bool:

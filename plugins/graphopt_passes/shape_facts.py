@@ -16,6 +16,7 @@ from graphopt.rewrite.value import Value, constant_of
 from .elementwise import BINARY, REDUCTIONS, UNARY, VARIADIC
 from .intervals import END
 from .partly_known import Element, Numbers, Unknown
+from .shape_operators import SIZES
 
 MOST = 64
 """Vectors of more elements are not followed."""
@@ -25,7 +26,8 @@ _LIKE_FIRST = (
     | UNARY
     | frozenset(
         "Dropout BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization "
-        "CumSum QuantizeLinear DequantizeLinear Trilu".split()
+        "CumSum QuantizeLinear DequantizeLinear Trilu ScatterND ScatterElements Hardmax LpNormalization "
+        "RotaryEmbedding RandomUniformLike RandomNormalLike Bernoulli".split()
     )
 )
 
@@ -147,7 +149,7 @@ class Facts:
             return self._picked(node, first)
         if op in ("Split", "Slice", "Pad", "Conv", "MaxPool", "AveragePool", "Resize"):
             return self._kept(node, number, first)
-        return None
+        return SIZES[op](self, node, number, first) if op in SIZES else None
 
     def _from_target(self, node: gs.Node, first: tuple[Element, ...] | None) -> Sequence[Element | None] | None:
         target = self.vector(node.inputs[0 if node.op == "ConstantOfShape" else 1])

@@ -41,6 +41,18 @@ class TestRows:
                 t = Reshape(x, s) u = Transpose<perm=[0,2,1,3]>(t) y = Reshape(u, r) }""",
         )
 
+    def test_no_more_axes_than_tensorrt_has(self):
+        """Windows of windows of windows in one step would be a Transpose of 10 axes."""
+        body, side = "", 16
+        for turn, name in enumerate("xuvw"[:3]):
+            body += f"""s{turn} = Constant<value_ints = [-1, {side // 2}, 2, {side // 2}, 2, 3]>()
+                r{turn} = Reshape({name}, s{turn}) t{turn} = Transpose<perm = [0, 2, 4, 1, 3, 5]>(r{turn})
+                q{turn} = Constant<value_ints = [-1, {side // 2}, {side // 2}, 3]>()
+                {"uvw"[turn]} = Reshape(t{turn}, q{turn}) """
+            side //= 2
+        source = model(f"g (float[N,16,16,3] x) => (float[M,2,2,3] y) {{ {body} y = Neg(w) }}")
+        assert_unchanged(shorten_movements, source)
+
     def test_there_and_back_is_nothing(self):
         check_rule(
             shorten_movements,

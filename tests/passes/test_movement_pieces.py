@@ -194,13 +194,35 @@ class TestConcat:
             "g (float[N,1] a, float[N,2] b, float[N,3] c) => (float[N,6] y) { y = Concat<axis=-1>(a, b, c) }",
         )
 
+    def test_that_only_concats_read_goes(self):
+        check_rule(
+            pieces.merge_concats,
+            """g (float[2] a, float[N] b) => (float[P] y, float[Q] z) {
+                t = Concat<axis=0>(a, b) y = Concat<axis=0>(t, b, t) z = Concat<axis=-1>(b, t) }""",
+            """g (float[2] a, float[N] b) => (float[P] y, float[Q] z) {
+                y = Concat<axis=0>(a, b, b, a, b) z = Concat<axis=-1>(b, a, b) }""",
+        )
+
     @pytest.mark.parametrize(
         "body",
-        ["t = Concat<axis=0>(a, a) y = Concat<axis=1>(t, b)", "t = Concat<axis=0>(a, a) y = Concat<axis=0>(t, t)"],
+        [
+            "t = Concat<axis=0>(a, a) y = Concat<axis=1>(t, b)",
+            "t = Concat<axis=0>(a, a) u = Concat<axis=0>(t, b) v = Concat<axis=1>(t, b) y = Concat<axis=0>(u, a)",
+            "t = Concat<axis=0>(a, a) u = Concat<axis=0>(t, b) v = Neg(t) y = Neg(u)",
+        ],
     )
-    def test_along_another_axis_or_read_twice_stays(self, body):
+    def test_along_another_axis_or_read_otherwise_stays(self, body):
         text = f"g (float[1,2] a, float[2,2] b) => (int64 z) {{ {body} z = Size(y) }}"
-        assert_unchanged(pieces.merge_concats, text)
+        if "Concat<axis=0>(u" in body:
+            check_rule(pieces.merge_concats, text, fires=1)  # u alone goes
+        else:
+            assert_unchanged(pieces.merge_concats, text)
+
+    def test_does_not_double_with_every_turn(self):
+        names = ["a", *(f"t{i}" for i in range(1, 13))]
+        body = " ".join(f"{new} = Concat<axis=0>({old}, {old})" for old, new in itertools.pairwise(names))
+        result, _ = apply(f"g (float[1] a) => (float[4096] y) {{ {body} y = Neg(t12) }}", pieces.merge_concats)
+        assert max(len(node.input) for node in result.graph.node) <= pieces.SHORT
 
     def test_that_is_an_output_stays(self):
         text = "g (float[2] a) => (float[4] t, float[6] y) { t = Concat<axis=0>(a, a) y = Concat<axis=0>(t, a) }"

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from graphopt_passes.partly_known import Numbers, compare
+from graphopt_passes.partly_known import Numbers, Unknown, compare
 from graphopt_passes.shape_arithmetic import ShapeOfOperand, evaluate_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -309,6 +309,20 @@ def test_products_cancel_only_what_is_equal():
     assert made.compute("Mul", n, m) is made.compute("Mul", m, n)
     assert made.compute("Sub", n, m) is not made.compute("Sub", m, n)
     assert not made.compute("Sub", n, m).is_size
+
+
+def test_a_product_divided_by_its_factor():
+    made = Numbers()
+    n = made.of("n", is_size=True)
+    twelve = made.compute("Mul", n, 12)
+    assert made.compute("Div", twelve, 12) is n
+    assert made.compute("Div", twelve, 4) is made.compute("Mul", n, 3)
+    assert made.compute("Mod", twelve, 6) == 0
+    assert isinstance(made.compute("Div", twelve, 8), Unknown)
+    assert isinstance(made.compute("Mod", twelve, 8), Unknown)
+    assert isinstance(made.compute("Div", twelve, -4), Unknown)
+    assert made.compute("Div", twelve, 0) is not n
+    assert isinstance(made.compute("Mod", made.compute("Mul", made.of("any", is_size=False), 4), 4), Unknown)
 
 
 def test_one_walk_learns_the_sizes_behind_a_chain():

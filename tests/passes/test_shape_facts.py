@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 from graphopt_passes.cast_like import CastInsteadOfCastLike
 from graphopt_passes.partly_known import Numbers
 from graphopt_passes.shape_arithmetic import evaluate_shapes
@@ -97,6 +100,50 @@ def test_a_wrong_claim_about_an_output_is_not_believed():
     )
     result = check_rule(evaluate_shapes, text(body, "float[1,24] y"), shapes={"ids": (2, 3), "x": (2, 3, 4)})
     assert "Reshape" in [node.op_type for node in result.graph.node]
+
+
+KNOWN = {
+    "w": np.ones((4, 1, 2, 2), np.float32),
+    "grid": np.ones((2, 4, 1, 1), np.float32),
+    "lw": np.ones((1, 12, 4), np.float32),
+    "lr": np.ones((1, 12, 3), np.float32),
+    "at": np.zeros((1, 3), np.int64),
+    "put": np.zeros(1, np.float32),
+    "k": np.array([1]),
+}
+LEARNT = [
+    ('a = Einsum<equation = "bsc,bsd->bcsd">(x, x)', 2, "x", 1),
+    ('r = ReduceSum<keepdims = 0>(x, k) a = Einsum<equation = "bsc,bd->dbs">(x, r)', 1, "x", 0),
+    ("a = Flatten<axis = 1>(z)", 0, "z", 0),
+    ("c = ReduceSum(z, k) a = Flatten<axis = -2>(c)", 0, "z", 0),
+    ("a = ArgMax<axis = 1, keepdims = 0>(z)", 1, "z", 2),
+    ("a = ArgMin<axis = -3>(z)", 3, "z", 3),
+    ("a = GlobalMaxPool(z)", 0, "z", 0),
+    ("g = Conv(z, grid) h = Transpose<perm = [0, 2, 3, 1]>(g) a = GridSample(z, h)", 2, "z", 2),
+    ("a, b = TopK<axis = 1>(z, k)", 2, "z", 2),
+    ("b, a = TopK(z, k)", 2, "z", 2),
+    ("a = ConvTranspose(z, w)", 0, "z", 0),
+    ("a, b, c = LSTM<hidden_size = 3>(x, lw, lr)", 2, "x", 1),
+    ("b, c, a = LSTM<hidden_size = 3>(x, lw, lr)", 1, "x", 1),
+    ("a = DepthToSpace<blocksize = 2>(z)", 0, "z", 0),
+    ("a = ScatterND(x, at, put)", 1, "x", 1),
+]
+
+
+@pytest.mark.parametrize(("body", "axis", "of", "place"), LEARNT)
+def test_sizes_behind_an_operator_are_those_of_its_operands(body, axis, of, place):
+    """What is learnt is true of every size, and it is learnt: the comparison is decided."""
+    source = model(
+        f"""g (float[B,S,4] x, float[B,4,H,W] z) => (bool[1] y) <int64[1] i = {{{axis}}}, int64[1] j = {{{place}}}> {{
+        {body} s = Shape(a) one = Gather(s, i) t = Shape({of}) other = Gather(t, j)
+        e = Equal(one, other) y = Not(e) }}""",
+        weights={name: value for name, value in KNOWN.items() if re.search(rf"\b{name}\b", body)},
+        opset=18,
+    )
+    for batch, length, height, width in ((2, 3, 5, 6), (1, 1, 1, 1), (3, 2, 1, 4)):
+        feeds = {"x": (batch, length, 4), "z": (batch, 4, height, width)}
+        result = check_rule(evaluate_shapes, source, shapes=feeds)
+        assert "Equal" not in [node.op_type for node in result.graph.node]
 
 
 def test_like_a_known_dtype():

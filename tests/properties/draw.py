@@ -10,7 +10,7 @@ from graphopt.errors import PassError
 from graphopt.registry import Registry
 from graphopt.rewrite.rule import Entry
 
-from . import legal_families, movement_families  # noqa: F401 - their families join the others
+from . import einsum_families, legal_families, movement_families  # noqa: F401 - their families join the others
 from .contexts import in_branch, in_function, suits
 from .families import FAMILIES
 from .judge import Illegal, differences, optimized

@@ -207,7 +207,8 @@ def concats(rng: Random) -> onnx.ModelProto:
         body = f"j = Concat <axis = {axis}> (x, y) z = Slice(j, st, en, ax) u = Abs(x)"
     else:
         last = "w, j" if rng.random() < 0.7 else "j, w"
-        body = f"j = Concat <axis = {axis}> (x, y) z = Concat <axis = {rng.choice((1, -1))}> ({last}) u = Neg(x)"
+        other = rng.choice((f"Concat <axis = {rng.choice((1, -1))}> (j, x, j)", "Neg(x)", "Neg(j)"))
+        body = f"j = Concat <axis = {axis}> (x, y) z = Concat <axis = {rng.choice((1, -1))}> ({last}) u = {other}"
     lo, hi = rng.choice(((0, a), (a, a + b), (0, a + 1), (a - a - b, 2**31 - 1)))
     return model(
         f"g (float[2,{a}] x, float[2,{b}] y, float[2,{c}] w) => (z, u) {{ {body} }}",

@@ -13,8 +13,8 @@ from pathlib import Path
 from . import packaged, store
 
 GENERATORS = (
-    "synthetic", "hand_written", "timm_nets", "language", "plain", "wider", "further", "clouds", "keras_nets", "light",
-    "derived",
+    "synthetic", "hand_written", "timm_nets", "language", "plain", "wider", "further", "clouds", "tasks", "keras_nets",
+    "light", "derived",
 )  # fmt: skip
 
 
