@@ -144,18 +144,6 @@ def shared_weights(rng: Random) -> onnx.ModelProto:
     )
 
 
-@family("unflatten-products")
-def flattened(rng: Random) -> onnx.ModelProto:
-    a, b, k, n = (rng.randint(1, 4) for _ in range(4))
-    bias = ", b" if rng.random() < 0.7 else ""
-    x = rng.choice((f"{a},{b},{k}", f"{b},{a},{k}", f"{a},{b},1,{k}", f"{a},{b},{k},1"))
-    return model(
-        f"g (float[{x}] x) => (float[{a},{b},{n}] z) {{ r = Reshape(x, s) m = Gemm(r, w{bias}) z = Reshape(m, t) }}",
-        weights={"s": np.array([-1, k]), "t": np.array([a, b, n]), "w": numbers(rng, k, n), "b": numbers(rng, n)},
-        opset=opset(rng),
-    )
-
-
 @family("move-scale-to-weights", "fold-scale-into-weights")
 def scaled(rng: Random) -> onnx.ModelProto:
     k, h, d = rng.randint(1, 3), rng.randint(1, 3), rng.randint(1, 3)

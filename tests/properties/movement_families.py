@@ -10,7 +10,7 @@ import onnx
 
 from graphopt.testing import model
 
-from .families import family, numbers
+from .families import family, numbers, opset
 
 
 def _grouped(rng: Random, then: str, weights: dict[str, Any], channels: int, groups: int) -> onnx.ModelProto:
@@ -92,4 +92,16 @@ def quantized_operators(rng: Random) -> onnx.ModelProto:
         weights={name: np.float32(value) for name, value in scales.items()} | zeros,
         opset=rng.choice((13, 17, 21)),
         **{"com.microsoft": 1},
+    )
+
+
+@family("unflatten-products")
+def flattened(rng: Random) -> onnx.ModelProto:
+    a, b, k, n = (rng.randint(1, 4) for _ in range(4))
+    bias = ", b" if rng.random() < 0.7 else ""
+    x = rng.choice((f"{a},{b},{k}", f"{b},{a},{k}", f"{a},{b},1,{k}", f"{a},{b},{k},1"))
+    return model(
+        f"g (float[{x}] x) => (float[{a},{b},{n}] z) {{ r = Reshape(x, s) m = Gemm(r, w{bias}) z = Reshape(m, t) }}",
+        weights={"s": np.array([-1, k]), "t": np.array([a, b, n]), "w": numbers(rng, k, n), "b": numbers(rng, n)},
+        opset=opset(rng),
     )
