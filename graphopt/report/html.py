@@ -19,7 +19,7 @@ from .picture import MOST_NODES, costs_of, picture
 from .precision import kept_reasons, precision_head
 from .result import Report
 from .style import CSS
-from .text import build_line, layers_note, operator_rows, profile_lines, verdict, warnings
+from .text import build_line, compared, layers_note, operator_rows, profile_lines, verdict, warnings
 from .times import SCRIPT, layer_times
 
 Cell = str | int | tuple[str, str]
@@ -103,16 +103,12 @@ def _verification(report: Report) -> str:
     check = report.verification
     if check is None:
         return _section("Verification", "<p class=bad>Not compared with the source (--verify none).</p>")
-    rows: list[Sequence[Cell]] = [
-        (
-            (one.name, "code"),
-            f"{one.dtype} {units.dims(one.shape)}",
-            (units.error(one.relative_l2), "number"),
-            (units.error(one.tolerance) if one.tolerance else "exact", "number"),
-            ("ok", "good") if one.ok else ("differs", "bad"),
-        )
-        for one in check.outputs
-    ]
+    rows: list[Sequence[Cell]] = []
+    for one in check.outputs:
+        off, allowed, word = compared(one)
+        mark = (word, "good" if word == "ok" else "bad")
+        dims = f"{one.dtype} {units.dims(one.shape)}"
+        rows.append(((one.name, "code"), dims, (off, "number"), (allowed, "number"), mark))
     table = _table(("output", "shape", "relative L2", "allowed", ""), rows) if rows else ""
     notes = "".join(_remark(note) for note in check.notes)
     mood = "good" if check.passed else "bad"

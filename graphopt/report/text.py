@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.backends.protocol import NetworkInfo
-from graphopt.numerics.verify import Verification
+from graphopt.numerics.difference import Difference
+from graphopt.numerics.verify import RANDOM_NOTE, Verification
 
 from . import units
 from .precision import precision_section
@@ -206,17 +207,27 @@ def _verification(report: Report) -> RenderableType:
     if check.outputs:
         table = plain_table("output", "shape", "relative L2", "allowed", "", right=("relative L2", "allowed"))
         for one in check.outputs:
+            off, allowed, word = compared(one)
+            mood = {"ok": "green", "differs": "red"}.get(word, "yellow")
             table.add_row(
                 one.name,
                 Text(f"{one.dtype} {units.dims(one.shape)}", style="dim"),
-                units.error(one.relative_l2),
-                units.error(one.tolerance) if one.tolerance else "exact",
-                Text("ok", style="green") if one.ok else Text("differs", style="red"),
+                off,
+                allowed,
+                Text(word, style=mood),
             )
         parts.append(table)
     for note in check.notes:
         parts.append(Text(f"Note: {note}", style="dim"))
     return Group(*parts)
+
+
+def compared(one: Difference) -> tuple[str, str, str]:
+    """How far an output is off, how far it may be, and a word; of random numbers nothing but the shape is compared."""
+    if one.ok and one.reason == RANDOM_NOTE:
+        return "\u2013", "shape", "random"
+    allowed = units.error(one.tolerance) if one.tolerance else "exact"
+    return units.error(one.relative_l2), allowed, "ok" if one.ok else "differs"
 
 
 def verdict(check: Verification) -> str:

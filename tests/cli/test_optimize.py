@@ -170,6 +170,17 @@ def test_unverified_is_a_warning_and_a_failure_under_strict(cli: Cli, tmp_path: 
     assert files(tmp_path) == ["m.onnx", "m.opt.onnx"]
 
 
+def test_of_random_outputs_only_shapes_are_compared_and_it_says_so(cli: Cli, tmp_path: Path) -> None:
+    text = "g (float[4,8] x) => (float[4,8] y, float[4,8] z) { r = RandomNormalLike(x) y = Add(x, r) z = Neg(x) }"
+    onnx.save(model(text), tmp_path / "noise.onnx")
+    done = cli("optimize", tmp_path / "noise.onnx", "--report", tmp_path / "noise.html")
+    assert re.search(r"y +float32 4x8 +\u2013 +shape +random", done.out)
+    assert re.search(r"z +float32 4x8 +0 +1.0e-05 +ok", done.out)
+    page = (tmp_path / "noise.html").read_text()
+    assert ">random<" in page
+    assert ">ok<" in page
+
+
 def test_freeze_and_bind_change_the_model(cli: Cli, tmp_path: Path) -> None:
     text = "g (float[N,3] x, int64[1] k) => (float[A,B] y) { y = Tile(x, kk) kk = Concat<axis=0>(k, k) }"
     source = model(text)
